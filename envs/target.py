@@ -1,0 +1,158 @@
+"""The target: what is to be sampled. One small class of capabilities, not a hierarchy.
+
+A benchmark has a log density and exact samples; a user's energy has a log density only; a dataset has samples only.
+Whoever needs a capability asks for it with `require_log_prob` / `require_sample`, and the error names what is missing.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .spaces import Continuous
+
+__all__ = ["Target"]
+
+
+class Target(nn.Module):
+    """An unnormalised density, a sampler, or both, on one state space.
+
+    Subclass it, set the space, and override `log_prob` and/or `sample`. Tensors that the density needs are best kept as
+    (non-persistent) buffers, so that `.to(device)` and `.double()` carry them along.
+
+    Calling the target evaluates `log_prob` behind the one shape, dtype and finiteness check, and counts the call.
+
+    Args:
+        space: the state space.
+        scale: typical length of the density (about the standard deviation of one coordinate), > 0; the default diffusion
+            rate of an agent.
+        log_z: true log normalising constant of `log_prob`, if known.
+        name: what messages and reports call it.
+
+    Attributes:
+        energy_calls: number of single densities evaluated through `__call__` or `value_and_score` so far.
+        gradient_calls: number of single gradients evaluated through `value_and_score` so far.
+
+    Raises:
+        InputError: if `scale` is not a positive finite number.
+
+    Example:
+        >>> class Ring(Target):
+        ...     def __init__(self):
+        ...         super().__init__(Continuous(2), scale=3.0)
+        ...     def log_prob(self, x):
+        ...         return -((x.norm(dim=-1) - 3.0) ** 2) / 0.08
+        >>> ring = Ring()
+        >>> ring(torch.tensor([[3.0, 0.0], [0.0, 3.0]]))
+        tensor([-0., -0.])
+        >>> ring.energy_calls, ring.can_sample
+        (2, False)
+    """
+
+    def __init__(
+        self, space: Continuous, *, scale: float = 1.0, log_z: float | None = None, name: str | None = None
+    ) -> None:
+        super().__init__()
+        if not 0.0 < scale < float("inf"):
+            raise InputError(f"scale: expected a positive finite length, got {scale!r}")
+        self.space = space
+        self.scale = float(scale)
+        self.log_z = log_z
+        self.name = name or type(self).__name__
+        self.energy_calls = 0
+        self.gradient_calls = 0
+
+    # Capabilities -------------------------------------------------------------------------------------------------
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Unnormalised log density, `[..., dim] -> [...]`; optional."""
+        raise InputError(f"target {self.name!r} has no log density (log_prob)")
+
+    def sample(self, n: int) -> Tensor:
+        """`n` exact independent samples, `[n, dim]`, from torch's global generator; optional."""
+        raise InputError(f"target {self.name!r} has no exact samples (sample)")
+
+    @property
+    def mode_masses(self) -> Tensor | None:
+        """True probability of each known mode's region, `[M]`; None where modes are not known."""
+        return None
+
+    def mode_membership(self, x: Tensor) -> Tensor:
+        """Which known modes' regions each state lies in, `[n, dim] -> [n, M]` bool; regions may overlap."""
+        raise InputError(f"target {self.name!r} has no known modes")
+
+    @property
+    def has_log_prob(self) -> bool:
+        """Whether a log density can be evaluated."""
+        return type(self).log_prob is not Target.log_prob
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether exact samples can be drawn."""
+        return type(self).sample is not Target.sample
+
+    def require_log_prob(self, purpose: str) -> None:
+        """Raise an InputError that names `purpose` unless the target has a log density."""
+        if not self.has_log_prob:
+            raise InputError(f"{purpose} needs a log density, but target {self.name!r} has none (log_prob)")
+
+    def require_sample(self, purpose: str) -> None:
+        """Raise an InputError that names `purpose` unless the target has exact samples."""
+        if not self.can_sample:
+            raise InputError(f"{purpose} needs exact samples, but target {self.name!r} has none (sample)")
+
+    # Checked evaluation -------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Checked and counted `log_prob`, `[..., dim] -> [...]`; `-inf` (outside the support) is allowed.
+
+        Raises:
+            InputError: on a wrong shape or dtype of `x`, when `log_prob` raises, or when it returns a wrong shape,
+                NaN or +inf.
+        """
+        shape = self.space.shape
+        if tuple(x.shape[x.ndim - len(shape) :]) != shape or x.ndim < len(shape):
+            raise InputError(f"target {self.name!r}: expected states of shape [..., {shape[0]}], got {list(x.shape)}")
+        if not x.is_floating_point():
+            raise InputError(f"target {self.name!r}: expected floating point states, got {x.dtype}")
+        batch = x.shape[: x.ndim - len(shape)]
+        self.energy_calls += batch.numel()
+        try:
+            value = self.log_prob(x)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"target {self.name!r}: log_prob raised {type(error).__name__}: {error}") from error
+        if not isinstance(value, Tensor) or value.shape != batch:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(
+                f"target {self.name!r}: log_prob of states {list(x.shape)} must have shape {list(batch)}, got {got}"
+            )
+        if not value.is_floating_point():
+            raise InputError(f"target {self.name!r}: log_prob must return floating point values, got {value.dtype}")
+        bad = value.isnan() | (value == float("inf"))
+        if bool(bad.any()):
+            first = bad.flatten().nonzero()[0, 0]
+            state = x.detach().reshape(-1, *shape)[first].flatten()[:4].tolist()
+            raise InputError(
+                f"target {self.name!r}: log_prob is {value.detach().flatten()[first].item()} for {int(bad.sum())} of "
+                f"{bad.numel()} states, first at x = {[round(v, 4) for v in state]}{'...' if shape[0] > 4 else ''}; "
+                "expected finite values (or -inf outside the support)"
+            )
+        return value
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density `[...]` and its gradient `[..., dim]`, both detached; counted as values and as gradients.
+
+        Raises:
+            InputError: as `forward`; also when the gradient cannot be had or is NaN.
+        """
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            value = self(leaf)
+            if not value.requires_grad:
+                raise InputError(f"target {self.name!r}: log_prob is not differentiable, but its gradient is needed")
+            (score,) = torch.autograd.grad(value.sum(), leaf)
+        self.gradient_calls += value.numel()
+        if bool(score.isnan().any()):
+            raise InputError(f"target {self.name!r}: the gradient of log_prob is NaN for some states")
+        return value.detach(), score
