@@ -1,0 +1,21 @@
+"""Who acts: time grid, state features, backbone, reference processes, generation and destruction actors, exploration.
+
+Nothing here knows of targets' densities, buffers or training; a density reaches an agent only as a function.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "actors": ["DestructionHead", "DiracNormal", "GenerationHead"],
+        "agent": ["Agent", "PathLogProbs"],
+        "architecture": ["build_agent"],
+        "backbone": ["Backbone"],
+        "config": ["AgentConfig"],
+        "exploration": ["Exploration"],
+        "features": ["StateFeatures"],
+        "rollout": ["rollout_destruction", "rollout_generation"],
+        "time_grid": ["TimeGrid"],
+    },
+)

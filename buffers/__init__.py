@@ -1,0 +1,16 @@
+"""What is remembered: replay of the agent's own states and its priorities, and anchors found without the agent.
+
+Buffers know targets and state spaces, but no policies and no training.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "anchors": ["Anchors"],
+        "annealing": ["annealed_smc"],
+        "priorities": ["PRIORITIES", "Priority", "get_priority"],
+        "replay": ["PrioritySampler", "Replay"],
+    },
+)

@@ -1,15 +1,23 @@
 """What is sampled: targets (densities), state spaces, the TorchRL environments and their gymnasium registration.
 
-Nothing here knows of policies, buffers or training.
+Nothing here knows of policies, buffers or training. Importing this package registers the gymnasium ids
+`ebbflow/<target>-v0`, and leaves torch alone until something that needs it is asked for.
 """
 
 import lazy_loader
+
+from .registration import register_environments
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "errors": ["InputError"],
+        "registry": ["get_target", "list_targets"],
+        "sampling": ["DestructionEnv", "GenerationEnv", "InitialLaw"],
         "spaces": ["Continuous"],
         "target": ["Target"],
+        "targets": ["CallableTarget", "Funnel", "GaussianMixture", "ManyWell"],
     },
 )
+
+register_environments()

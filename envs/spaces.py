@@ -6,7 +6,6 @@ state space is plugged in by overriding it.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .errors import InputError
@@ -25,6 +24,7 @@ class Continuous:
         InputError: if `dim` is not a whole number >= 1.
 
     Example:
+        >>> import torch
         >>> space = Continuous(dim=2)
         >>> space.shape
         (2,)

@@ -23,8 +23,8 @@ class Target(nn.Module):
 
     Args:
         space: the state space.
-        scale: typical length of the density (about the standard deviation of one coordinate), > 0; the default diffusion
-            rate of an agent.
+        scale: typical length of the density (about the standard deviation of one coordinate), > 0; the default
+            diffusion rate of an agent.
         log_z: true log normalising constant of `log_prob`, if known.
         name: what messages and reports call it.
 

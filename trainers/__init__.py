@@ -1,0 +1,13 @@
+"""How it learns and is judged: objectives, trainer, evaluation, checkpoint, configuration, command line, figures."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "config": ["TrainConfig"],
+        "evaluation": ["evaluate"],
+        "fit": ["FitResult", "fit"],
+        "trainer": ["Trainer"],
+    },
+)

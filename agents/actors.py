@@ -1,0 +1,260 @@
+r"""Heads: from hidden vectors to Gaussian steps, as corrections of a reference process.
+
+With r, s², the reference factor and variance of the step, y = x_{k+1}, x = x_k, and raw head outputs a, b (all zero at
+initialisation, so that every form starts as the reference bit for bit):
+
+    generation mean          g·x + √v·(a + λ_k·clip(√v·∇log R(x), ±1))     v: reference generation variance; λ: Langevin
+    generation variance      v                              "fixed"
+                             v · exp(L·tanh(b/L))           "learned"
+    destruction mean         r·y                            "reference"
+                             r·y − (1−r)·y·C·tanh(a)        "multiplicative"
+                             r·y + s·C·tanh(a)              "bounded_offset"
+                             r·y + s·a                      "offset"
+    destruction variance     s²                             "reference"
+                             s² · (1 + C·tanh(b)), C < 1    "multiplicative"
+                             s² · exp(C·tanh(b))            "log_bounded"
+                             s² · exp(b)                    "free"
+
+Source: arXiv 2506.01541 (adaptive destruction) and its code lineage; "offset"/"free" is the unconstrained form.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from ..envs.errors import InputError
+from .backbone import StepIndex
+from .references.gaussian import GaussianReference
+
+__all__ = [
+    "DESTRUCTION_MEANS",
+    "DESTRUCTION_VARIANCES",
+    "DestructionHead",
+    "DiracNormal",
+    "GenerationHead",
+    "gaussian_log_prob",
+]
+
+LOG_2PI = 1.8378770664093453
+
+MeanForm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+DESTRUCTION_MEANS: dict[str, MeanForm | None] = {  # (raw, y, factor, std, bound) -> mean
+    "reference": None,
+    "multiplicative": lambda raw, y, r, s, bound: r * y - (1.0 - r) * y * (bound * raw.tanh()),
+    "bounded_offset": lambda raw, y, r, s, bound: r * y + s * (bound * raw.tanh()),
+    "offset": lambda raw, y, r, s, bound: r * y + s * raw,
+}
+DESTRUCTION_VARIANCES: dict[str, Callable[[Tensor, float], Tensor] | None] = {  # (raw, bound) -> log correction
+    "reference": None,
+    "multiplicative": lambda raw, bound: (bound * raw.tanh()).log1p(),
+    "log_bounded": lambda raw, bound: bound * raw.tanh(),
+    "free": lambda raw, bound: raw,
+}
+
+
+def gaussian_log_prob(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Log density of N(mean, exp(log_variance)) at `x`, summed over the last axis: `[..., dim] -> [...]`.
+
+    Example:
+        >>> gaussian_log_prob(torch.zeros(2), torch.zeros(2), torch.zeros(2))
+        tensor(-1.8379)
+    """
+    return -0.5 * ((x - mean).square() * (-log_variance).exp() + log_variance + LOG_2PI).sum(-1)
+
+
+class DiracNormal(Independent):
+    """Independent normal over the last axis in which a zero scale is a Dirac: sampled as `loc`, log density 0.
+
+    Args:
+        loc, scale: `[..., dim]`; scale >= 0.
+
+    Example:
+        >>> DiracNormal(torch.ones(3), torch.zeros(3)).sample()
+        tensor([1., 1., 1.])
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        super().__init__(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Reparametrised sample; one standard normal number a coordinate, also where the scale is zero."""
+        loc = self.base_dist.loc.expand(*sample_shape, *self.base_dist.loc.shape)
+        return torch.addcmul(loc, self.base_dist.scale.expand_as(loc), torch.randn_like(loc))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Sample without gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density with respect to Lebesgue measure, and 0 on coordinates that are Diracs: `[...]`."""
+        loc, scale = self.base_dist.loc, self.base_dist.scale
+        dirac = scale == 0
+        z = (value - loc) / torch.where(dirac, torch.ones_like(scale), scale)
+        terms = -0.5 * (z.square() + LOG_2PI) - torch.where(dirac, torch.ones_like(scale), scale).log()
+        return torch.where(dirac, torch.zeros_like(terms), terms).sum(-1)
+
+
+class Readout(nn.Module):
+    """Raw head outputs: a linear map of the hidden vector plus, optionally, a table on each coordinate's own features.
+
+    The table has one weight per step, coordinate, feature and output: what a nearly factorised density needs.
+    Everything starts at zero.
+    """
+
+    def __init__(self, width: int, dim: int, outputs: int, *, steps: int, features: int, tables: bool) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.linear = nn.Linear(width, outputs * dim)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.table = nn.Parameter(torch.zeros(steps, dim, features, outputs)) if tables else None
+
+    def forward(self, hidden: Tensor, features: Tensor, transition: StepIndex) -> tuple[Tensor, ...]:
+        """`outputs` tensors `[..., dim]` of the raw corrections on the given transitions."""
+        raw = self.linear(hidden).unflatten(-1, (-1, self.outputs))
+        if self.table is not None:
+            raw = raw + torch.einsum("...df,...dfo->...do", features, self.table[transition])
+        return raw.unbind(-1)
+
+
+def _column(values: tuple[float, ...]) -> Tensor:
+    """Per-step numbers as `[T, 1]`, so that any StepIndex of them broadcasts against `[..., dim]`."""
+    return torch.as_tensor(values, dtype=torch.get_default_dtype()).unsqueeze(-1)
+
+
+class GenerationHead(nn.Module):
+    """Gaussian generation step x_k → x_{k+1} as a learned correction of the reference (module docstring).
+
+    Args:
+        reference: the reference process.
+        dim: state dimension.
+        width: width of the hidden vectors that it reads.
+        features: number of features of one coordinate.
+        variance: `learned` or `fixed`.
+        log_variance_bound: L, the largest |log variance / reference variance|, > 0.
+        langevin: add the bounded Langevin drift; then `forward` needs the score.
+        tables: add the per-step, per-coordinate table.
+
+    Raises:
+        InputError: for an unknown variance form or a bound that is not positive.
+    """
+
+    def __init__(
+        self,
+        reference: GaussianReference,
+        dim: int,
+        *,
+        width: int,
+        features: int,
+        variance: str = "learned",
+        log_variance_bound: float = 8.0,
+        langevin: bool = False,
+        tables: bool = True,
+    ) -> None:
+        super().__init__()
+        if variance not in ("learned", "fixed"):
+            raise InputError(f"generation_variance: expected 'learned' or 'fixed', got {variance!r}")
+        if not log_variance_bound > 0:
+            raise InputError(f"log_variance_bound: expected a number > 0, got {log_variance_bound!r}")
+        self.learned_variance = variance == "learned"
+        self.bound = float(log_variance_bound)
+        self.register_buffer("factor", _column(reference.generation_factor), persistent=False)
+        self.register_buffer("variance", _column(reference.generation_variance), persistent=False)
+        self.readout = Readout(
+            width, dim, 1 + self.learned_variance, steps=reference.steps, features=features, tables=tables
+        )
+        self.langevin = nn.Parameter(torch.zeros(reference.steps, 1)) if langevin else None
+
+    def forward(
+        self, hidden: Tensor, features: Tensor, state: Tensor, transition: StepIndex, score: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean `[..., dim]` and log variance (broadcastable to it) of x_{k+1} given `state` = x_k on step `transition`."""
+        raw = self.readout(hidden, features, transition)
+        variance = self.variance[transition]
+        std = variance.sqrt()
+        drift = raw[0]
+        if self.langevin is not None:
+            if score is None:
+                raise InputError("langevin: needs the gradient of the log density, and none was given")
+            drift = drift + self.langevin[transition] * (std * score).clamp(-1.0, 1.0)
+        mean = self.factor[transition] * state + std * drift
+        log_variance = variance.log()
+        if self.learned_variance:
+            log_variance = log_variance + self.bound * (raw[1] / self.bound).tanh()
+        return mean, log_variance
+
+
+class DestructionHead(nn.Module):
+    """Gaussian destruction step x_{k+1} → x_k as a learned correction of the reference (module docstring).
+
+    Args:
+        reference: the reference process.
+        dim: state dimension.
+        width: width of the hidden vectors that it reads.
+        features: number of features of one coordinate.
+        mean: a key of `DESTRUCTION_MEANS`.
+        variance: a key of `DESTRUCTION_VARIANCES`.
+        mean_bound, variance_bound: the C of the bounded forms, > 0 (and < 1 for the multiplicative variance).
+        tables: add the per-step, per-coordinate table.
+
+    Raises:
+        InputError: for unknown forms and bounds out of range.
+    """
+
+    def __init__(
+        self,
+        reference: GaussianReference,
+        dim: int,
+        *,
+        width: int,
+        features: int,
+        mean: str = "bounded_offset",
+        variance: str = "multiplicative",
+        mean_bound: float = 3.0,
+        variance_bound: float = 0.9,
+        tables: bool = True,
+    ) -> None:
+        super().__init__()
+        if mean not in DESTRUCTION_MEANS:
+            raise InputError(f"destruction_mean: expected one of {sorted(DESTRUCTION_MEANS)}, got {mean!r}")
+        if variance not in DESTRUCTION_VARIANCES:
+            raise InputError(f"destruction_variance: expected one of {sorted(DESTRUCTION_VARIANCES)}, got {variance!r}")
+        if not mean_bound > 0:
+            raise InputError(f"mean_bound: expected a number > 0, got {mean_bound!r}")
+        if not variance_bound > 0 or (variance == "multiplicative" and variance_bound >= 1):
+            raise InputError(
+                f"variance_bound: expected a number > 0 (and < 1 for the multiplicative form), got {variance_bound!r}"
+            )
+        self.mean_form, self.variance_form = DESTRUCTION_MEANS[mean], DESTRUCTION_VARIANCES[variance]
+        self.mean_bound, self.variance_bound = float(mean_bound), float(variance_bound)
+        self.register_buffer("factor", _column(reference.destruction_factor), persistent=False)
+        self.register_buffer("variance", _column(reference.destruction_variance), persistent=False)
+        self.readout = (
+            Readout(width, dim, 2, steps=reference.steps, features=features, tables=tables) if self.learned else None
+        )
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is any correction to learn."""
+        return self.mean_form is not None or self.variance_form is not None
+
+    def forward(
+        self, hidden: Tensor | None, features: Tensor | None, state: Tensor, transition: StepIndex
+    ) -> tuple[Tensor, Tensor]:
+        """Mean `[..., dim]` and log variance (broadcastable) of x_k given `state` = x_{k+1} on step `transition` = k.
+
+        `hidden` and `features` may be None where nothing is learned. A deterministic step has log variance −inf.
+        """
+        factor, variance = self.factor[transition], self.variance[transition]
+        mean, log_variance = factor * state, variance.log()
+        if self.readout is not None:
+            raw_mean, raw_variance = self.readout(hidden, features, transition)
+            if self.mean_form is not None:
+                mean = self.mean_form(raw_mean, state, factor, variance.sqrt(), self.mean_bound)
+            if self.variance_form is not None:
+                log_variance = log_variance + self.variance_form(raw_variance, self.variance_bound)
+        return mean, log_variance

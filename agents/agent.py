@@ -1,0 +1,259 @@
+r"""The agent: a generation policy and a destruction policy over shared hidden vectors, with log Z.
+
+A trajectory is a TensorDict of batch `[B]` with `state` `[B, T+1, dim]`, `log_reward` `[B]` and, where the agent reads
+it, `score` `[B, T+1, dim]`. Its log-ratio (arXiv 2506.01541) is
+
+    D(τ) = log p_0(x_0) + Σ_k log p→(x_{k+1} | x_k) − log R(x_T) − Σ_k log p←(x_k | x_{k+1}),
+
+so that E[−D] over generated paths is the ELBO and over paths destroyed from exact samples the EUBO. With a Dirac
+initial law there is no p_0 term and the last destruction step, which is deterministic, has no density term.
+"""
+
+from typing import NamedTuple
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import Tensor, nn
+from torchrl.modules import ProbabilisticActor
+
+from ..envs.spaces import Continuous
+from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_prob
+from .backbone import Backbone, StepIndex
+from .features import StateFeatures
+from .references.gaussian import GaussianReference
+from .rollout import Density, rollout_destruction, rollout_generation
+
+__all__ = ["Agent", "PathLogProbs"]
+
+
+class PathLogProbs(NamedTuple):
+    """Log densities of whole trajectories, per step.
+
+    Attributes:
+        initial: log p_0(x_0), `[B]`; zeros for a Dirac initial law.
+        generation: log p→ of every step, `[B, T]`.
+        destruction: log p← of every step, `[B, T]`; zeros where the step is deterministic.
+    """
+
+    initial: Tensor
+    generation: Tensor
+    destruction: Tensor
+
+    def log_ratio(self, log_reward: Tensor) -> Tensor:
+        """D = log p_0 + Σ log p→ − log R − Σ log p←, `[B]`."""
+        return self.initial + self.generation.sum(-1) - log_reward - self.destruction.sum(-1)
+
+
+class Agent(nn.Module):
+    """Generation and destruction policies, best built by `build_agent`.
+
+    Args:
+        space: the state space.
+        reference: the reference process that both heads correct.
+        features: state features, read by the backbone and by the tables of the heads.
+        backbone: the shared trunk.
+        generation: the generation head.
+        destruction: the destruction head.
+        destruction_backbone: a separate trunk for the destruction head; by default it shares `backbone`.
+
+    Attributes:
+        log_z: the learned log normalising constant (a scalar parameter).
+
+    Example:
+        >>> from ebbflow.agents import AgentConfig, build_agent
+        >>> agent = build_agent(Continuous(2), scale=1.0, steps=3, config=AgentConfig(width=16))
+        >>> paths = agent.generate(5, density=None)
+        >>> paths["state"].shape
+        torch.Size([5, 4, 2])
+        >>> paths["log_reward"] = -0.5 * paths["state"][:, -1].square().sum(-1)
+        >>> agent.log_ratio(paths).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        space: Continuous,
+        reference: GaussianReference,
+        features: StateFeatures,
+        backbone: Backbone,
+        generation: GenerationHead,
+        destruction: DestructionHead,
+        destruction_backbone: Backbone | None = None,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.reference = reference
+        self.features = features
+        self.backbone = backbone
+        self.generation = generation
+        self.destruction = destruction
+        self.destruction_backbone = destruction_backbone
+        self.log_z = nn.Parameter(torch.zeros(()))
+        self.needs_score = generation.langevin is not None or "score" in features.names
+
+    @property
+    def steps(self) -> int:
+        """Number of steps T."""
+        return self.reference.steps
+
+    @property
+    def destruction_trunk(self) -> Backbone:
+        """The backbone that the destruction head reads: its own, or the shared one."""
+        return self.backbone if self.destruction_backbone is None else self.destruction_backbone
+
+    # One step -----------------------------------------------------------------------------------------------------
+
+    def generation_step(
+        self, state: Tensor, k: StepIndex, score: Tensor | None = None, time_embedding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`."""
+        features = self.features(state, score)
+        return self.generation(self.backbone(features, k, time_embedding), features, state, k, score)
+
+    def destruction_step(
+        self, state: Tensor, k: int | Tensor, score: Tensor | None = None, time_embedding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1."""
+        if not self.destruction.learned:
+            return self.destruction(None, None, state, k - 1)
+        features = self.features(state, score)
+        return self.destruction(self.destruction_trunk(features, k, time_embedding), features, state, k - 1)
+
+    # Whole trajectories -------------------------------------------------------------------------------------------
+
+    def initial_state(self, n: int) -> Tensor:
+        """`n` draws of the initial law, `[n, dim]`."""
+        like = self.generation.factor
+        zeros = torch.zeros(n, *self.space.shape, dtype=like.dtype, device=like.device)
+        return zeros if self.reference.is_dirac else self.reference.initial_std * torch.randn_like(zeros)
+
+    def generate(
+        self,
+        n: int,
+        density: Density | None = None,
+        *,
+        scale: float = 1.0,
+        added: float = 0.0,
+        differentiable: bool = False,
+    ) -> TensorDict:
+        """Sample `n` generation paths.
+
+        Args:
+            n: number of paths.
+            density: the target; without it the trajectory has no `log_reward`.
+            scale: factor on every step's standard deviation (exploration).
+            added: extra standard deviation, as a multiple of the reference step's (exploration).
+            differentiable: keep the graph of the reparametrised path.
+
+        Returns:
+            A trajectory (module docstring) of batch `[n]`.
+
+        Raises:
+            InputError: when the agent reads scores and there is no `density`, and what the density itself raises.
+        """
+        return rollout_generation(self, n, density, scale=scale, added=added, differentiable=differentiable)
+
+    def destroy(self, x: Tensor, density: Density | None = None, log_reward: Tensor | None = None) -> TensorDict:
+        """Destroy samples `x` `[n, dim]` back to the initial law, without gradient.
+
+        `log_reward` `[n]`, where already known, saves evaluating the `density` at `x` again.
+        """
+        return rollout_destruction(self, x, density, log_reward)
+
+    def path_log_probs(self, trajectory: TensorDictBase) -> PathLogProbs:
+        """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone."""
+        states = trajectory["state"]  # [B, T+1, dim]
+        score = trajectory["score"] if self.needs_score else None  # [B, T+1, dim]
+        steps = self.steps
+        features = self.features(states, score)  # [B, T+1, dim, F]
+        first = 1 if self.reference.is_dirac else 0  # with a Dirac, step 0 of the destruction has no density
+        shared = self.destruction_backbone is None
+        if shared and self.destruction.learned:
+            hidden = self.backbone(features, slice(None))  # [B, T+1, width]
+            hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
+        else:
+            hidden_generation = self.backbone(features[:, :steps], slice(0, steps))
+            hidden_destruction = None
+            if self.destruction.learned:
+                hidden_destruction = self.destruction_trunk(features[:, 1 + first :], slice(1 + first, None))
+        mean, log_variance = self.generation(
+            hidden_generation,
+            features[:, :steps],
+            states[:, :steps],
+            slice(None),
+            None if score is None else score[:, :steps],
+        )
+        generation = gaussian_log_prob(states[:, 1:], mean, log_variance)  # [B, T]
+        mean, log_variance = self.destruction(
+            hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(first, None)
+        )
+        destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance)  # [B, T-first]
+        initial = states.new_zeros(states.shape[0])
+        if first:
+            destruction = nn.functional.pad(destruction, (1, 0))
+        else:
+            std = torch.full_like(states[0, 0], self.reference.initial_std)
+            initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log())
+        return PathLogProbs(initial, generation, destruction)
+
+    def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
+        """D of stored trajectories, `[B]` (module docstring)."""
+        return self.path_log_probs(trajectory).log_ratio(trajectory["log_reward"])
+
+    # TorchRL actors -----------------------------------------------------------------------------------------------
+
+    def generation_actor(self, density: Density | None = None) -> ProbabilisticActor:
+        """The generation policy as a TorchRL actor: reads `state`, `step`; writes `hidden`, `loc`, `scale`, `action`.
+
+        The parameters are this agent's own. `density` is needed where the agent reads scores.
+        """
+        return self._actor(density, destroys=False)
+
+    def destruction_actor(self, density: Density | None = None) -> ProbabilisticActor:
+        """The destruction policy as a TorchRL actor, with the keys of `generation_actor`."""
+        return self._actor(density, destroys=True)
+
+    def _actor(self, density: Density | None, *, destroys: bool) -> ProbabilisticActor:
+        trunk = self.destruction_trunk if destroys else self.backbone
+
+        def read(state: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+            score = None
+            if self.needs_score and density is not None:
+                score = density.value_and_score(state)[1]
+            features = self.features(state, score)
+            return trunk(features, step.squeeze(-1)), features, torch.zeros_like(state) if score is None else score
+
+        def act(hidden: Tensor, features: Tensor, score: Tensor, state: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+            k = step.squeeze(-1)
+            if destroys:
+                mean, log_variance = self.destruction(hidden, features, state, k - 1)
+            else:
+                mean, log_variance = self.generation(hidden, features, state, k, score)
+            return mean - state, (0.5 * log_variance).exp().expand_as(mean)
+
+        backbone = TensorDictModule(_Function(trunk, read), ["state", "step"], ["hidden", "features", "score"])
+        head = TensorDictModule(
+            _Function(self.destruction if destroys else self.generation, act),
+            ["hidden", "features", "score", "state", "step"],
+            ["loc", "scale"],
+        )
+        return ProbabilisticActor(
+            TensorDictSequential(backbone, head),
+            in_keys=["loc", "scale"],
+            out_keys=["action"],
+            distribution_class=DiracNormal,
+            return_log_prob=True,
+        )
+
+
+class _Function(nn.Module):
+    """A function as a module that owns (and so registers) the network that the function calls."""
+
+    def __init__(self, network: nn.Module, function) -> None:
+        super().__init__()
+        self.network = network
+        self.function = function
+
+    def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
+        return self.function(*args)

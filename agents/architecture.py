@@ -1,0 +1,64 @@
+"""From a handful of settings to an agent."""
+
+import torch
+
+from ..envs.spaces import Continuous
+from .actors import DestructionHead, GenerationHead
+from .agent import Agent
+from .backbone import Backbone
+from .config import AgentConfig
+from .features import StateFeatures
+from .references.catalogue import get_reference
+from .time_grid import get_time_grid
+
+__all__ = ["build_agent"]
+
+
+def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentConfig | None = None) -> Agent:
+    """Agent for a space, in torch's default dtype, with freshly initialised parameters (torch's global generator).
+
+    Args:
+        space: the state space.
+        scale: typical length of the target; sets σ and the unit of the features.
+        steps: number of steps T, >= 1.
+        config: the architecture.
+
+    Raises:
+        InputError: for any setting out of range; the message names it.
+
+    Example:
+        >>> build_agent(Continuous(2), scale=1.0, steps=5).steps
+        5
+    """
+    config = config or AgentConfig()
+    sigma = scale if config.sigma is None else config.sigma
+    grid = get_time_grid(config.time_grid, steps)
+    reference = get_reference(config.reference, grid, sigma)
+    features = StateFeatures(config.features, scale, config.frequencies)
+    inputs = space.dim * features.count
+    backbone = Backbone(inputs, grid.times, config.width, config.depth)
+    generation = GenerationHead(
+        reference,
+        space.dim,
+        width=config.width,
+        features=features.count,
+        variance=config.generation_variance,
+        log_variance_bound=config.log_variance_bound,
+        langevin=config.langevin,
+        tables=config.tables,
+    )
+    destruction = DestructionHead(
+        reference,
+        space.dim,
+        width=config.width,
+        features=features.count,
+        mean=config.destruction_mean,
+        variance=config.destruction_variance,
+        mean_bound=config.destruction_mean_bound,
+        variance_bound=config.destruction_variance_bound,
+        tables=config.tables,
+    )
+    separate = not config.shared_backbone and destruction.learned
+    destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth) if separate else None
+    agent = Agent(space, reference, features, backbone, generation, destruction, destruction_backbone)
+    return agent.to(torch.get_default_dtype())

@@ -1,0 +1,70 @@
+"""The shared network: state features and time in, one hidden vector out, read by both heads."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..envs.errors import InputError
+
+__all__ = ["Backbone", "StepIndex"]
+
+StepIndex = int | slice | Tensor
+"""Which grid points a batch of states sits on: one for all, one per position of the trajectory axis, or one per row."""
+
+
+class Backbone(nn.Module):
+    """Multilayer perceptron with GELU over flattened state features plus a Fourier time embedding.
+
+    The time embedding is computed on the T + 1 grid points, never per row, and added to the embedded state.
+
+    Args:
+        inputs: number of features of a whole state (dim × features per coordinate).
+        times: the T + 1 grid times.
+        width: hidden width, >= 1.
+        depth: number of hidden layers, >= 1.
+
+    Raises:
+        InputError: for a width or depth below 1.
+
+    Example:
+        >>> backbone = Backbone(inputs=6, times=[0.0, 0.5, 1.0], width=16, depth=2)
+        >>> backbone(torch.randn(4, 3, 2, 3), slice(None)).shape  # whole trajectories: 4 paths of 3 states
+        torch.Size([4, 3, 16])
+        >>> backbone(torch.randn(4, 2, 3), 1).shape  # all four states at grid point 1
+        torch.Size([4, 16])
+    """
+
+    TIME_FREQUENCIES = 8
+
+    def __init__(self, inputs: int, times: Sequence[float], width: int = 64, depth: int = 2) -> None:
+        super().__init__()
+        for name, value in (("width", width), ("depth", depth)):
+            if value < 1:
+                raise InputError(f"{name}: expected a whole number >= 1, got {value!r}")
+        angles = torch.as_tensor(list(times), dtype=torch.float64).unsqueeze(-1) * (
+            math.pi * torch.arange(1, self.TIME_FREQUENCIES + 1)
+        )
+        waves = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [T+1, 2·TIME_FREQUENCIES]
+        self.register_buffer("time_waves", waves.to(torch.get_default_dtype()), persistent=False)
+        self.time_waves: Tensor
+        self.embed_time = nn.Sequential(nn.Linear(waves.shape[-1], width), nn.GELU(), nn.Linear(width, width))
+        self.embed_state = nn.Linear(inputs, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.width = width
+
+    def time_embedding(self) -> Tensor:
+        """Embedding of every grid point, `[T+1, width]`."""
+        return self.embed_time(self.time_waves)
+
+    def forward(self, features: Tensor, step: StepIndex, time_embedding: Tensor | None = None) -> Tensor:
+        """Hidden vectors `[..., width]` of states with features `[..., dim, features]` at grid points `step`.
+
+        `time_embedding` is the result of `time_embedding()`, where a caller already has it (a rollout computes it once).
+        """
+        table = self.time_embedding() if time_embedding is None else time_embedding
+        hidden = nn.functional.gelu(self.embed_state(features.flatten(-2)) + table[step])
+        for layer in self.layers:
+            hidden = nn.functional.gelu(layer(hidden))
+        return hidden

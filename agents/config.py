@@ -1,0 +1,66 @@
+"""Settings of an agent's architecture; nothing here imports torch, so that `--help` stays fast."""
+
+from dataclasses import dataclass, replace
+
+from ..envs.errors import InputError
+
+__all__ = ["AgentConfig"]
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """Architecture of an agent; the same for every target."""
+
+    reference: str = "bridge"
+    """Reference process: bridge (from the Dirac at 0), variance_exploding or variance_preserving (from a Gaussian)."""
+    time_grid: str = "uniform"
+    """Time grid: uniform, or shrinking (shorter steps towards the sample)."""
+    sigma: float | None = None
+    """Diffusion rate in state units per square root of time; by default the target's scale."""
+    width: int = 128
+    """Width of the backbone."""
+    depth: int = 2
+    """Hidden layers of the backbone."""
+    shared_backbone: bool = True
+    """One backbone for both policies, or one each."""
+    features: tuple[str, ...] = ("raw", "asinh", "fourier")
+    """State features: any of raw, asinh, fourier, score (the last costs one gradient call a state)."""
+    frequencies: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    """Frequencies of the Fourier features, in radians per compressed length unit; log-spaced, not tuned to a target."""
+    tables: bool = True
+    """Add a per-step, per-coordinate table on the features to both heads."""
+    generation_variance: str = "learned"
+    """Generation variance: learned, or fixed at the reference's."""
+    log_variance_bound: float = 8.0
+    """Largest |log(generation variance / reference variance)|."""
+    langevin: bool = False
+    """Add a bounded Langevin drift to the generation mean (costs one gradient call a state)."""
+    destruction_mean: str = "bounded_offset"
+    """Destruction mean: reference, multiplicative, bounded_offset or offset."""
+    destruction_variance: str = "multiplicative"
+    """Destruction variance: reference, multiplicative, log_bounded or free."""
+    destruction_mean_bound: float = 3.0
+    """Bound C of the destruction mean's correction."""
+    destruction_variance_bound: float = 0.9
+    """Bound C of the destruction variance's correction."""
+
+    def variant(self, name: str) -> "AgentConfig":
+        """These settings with fixed variance, with learned generation variance only, or adaptive (both learned).
+
+        Raises:
+            InputError: for an unknown variant.
+
+        Example:
+            >>> AgentConfig().variant("fixed").destruction_mean
+            'reference'
+        """
+        if name == "adaptive":
+            return self
+        if name not in ("fixed", "generation"):
+            raise InputError(f"variant: expected 'fixed', 'generation' or 'adaptive', got {name!r}")
+        return replace(
+            self,
+            generation_variance="fixed" if name == "fixed" else "learned",
+            destruction_mean="reference",
+            destruction_variance="reference",
+        )

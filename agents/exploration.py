@@ -1,0 +1,43 @@
+"""Exploration: how much wider than the generation policy the behaviour policy steps, and for how long."""
+
+from dataclasses import dataclass
+
+from ..envs.errors import InputError
+
+__all__ = ["Exploration"]
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Widened generation noise: std → sqrt((scale · std)² + added²), decaying linearly to none.
+
+    Args:
+        scale: initial factor on the standard deviation of every generation step, >= 1.
+        added: initial extra standard deviation, as a multiple of the reference step's standard deviation, >= 0.
+        until: fraction of training after which nothing is added, in (0, 1].
+
+    Raises:
+        InputError: for values out of range.
+
+    Example:
+        >>> exploration = Exploration(scale=1.5, until=0.5)
+        >>> exploration.at(0.0), exploration.at(0.25), exploration.at(0.9)
+        ((1.5, 0.0), (1.25, 0.0), (1.0, 0.0))
+    """
+
+    scale: float = 1.5
+    added: float = 0.0
+    until: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.scale >= 1.0:
+            raise InputError(f"exploration.scale: expected a number >= 1, got {self.scale!r}")
+        if not self.added >= 0.0:
+            raise InputError(f"exploration.added: expected a number >= 0, got {self.added!r}")
+        if not 0.0 < self.until <= 1.0:
+            raise InputError(f"exploration.until: expected a fraction in (0, 1], got {self.until!r}")
+
+    def at(self, fraction: float) -> tuple[float, float]:
+        """(scale, added) after `fraction` of training, 0 <= fraction <= 1."""
+        left = max(0.0, 1.0 - fraction / self.until)
+        return 1.0 + (self.scale - 1.0) * left, self.added * left

@@ -1,0 +1,106 @@
+"""Lean rollouts: a bare loop over actor and transition, equal to `env.rollout` under the same seed, and faster.
+
+Sampling is gradient-free unless asked otherwise; losses re-evaluate the stored states.
+"""
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from ..envs.errors import InputError
+
+if TYPE_CHECKING:
+    from .agent import Agent
+
+__all__ = ["Density", "rollout_destruction", "rollout_generation"]
+
+
+class Density(Protocol):
+    """What a rollout asks of a target: checked values, and values with scores."""
+
+    def __call__(self, x: Any) -> Any:
+        """Log densities `[n]` of states `[n, dim]`."""
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log densities `[n]` and their gradients `[n, dim]`."""
+
+
+class _Visits:
+    """The states of a trajectory as they are visited, with their scores where the agent reads them."""
+
+    def __init__(self, agent: "Agent", density: Density | None) -> None:
+        if agent.needs_score and density is None:
+            raise InputError("this agent reads the gradient of the log density: pass the target as `density`")
+        self.density = density
+        self.needs_score = agent.needs_score
+        self.states: list[Tensor] = []
+        self.scores: list[Tensor] = []
+        self.value: Tensor | None = None  # log density of the state visited last, where it came along with the score
+
+    def add(self, state: Tensor) -> Tensor | None:
+        self.states.append(state)
+        if not self.needs_score or self.density is None:
+            return None
+        self.value, score = self.density.value_and_score(state)
+        self.scores.append(score)
+        return score
+
+    def trajectory(self, log_reward: Tensor | None, *, reverse: bool = False) -> TensorDict:
+        order = -1 if reverse else 1
+        columns = {"state": torch.stack(self.states[::order], dim=1)}  # [B, T+1, dim]
+        if self.scores:
+            columns["score"] = torch.stack(self.scores[::order], dim=1)
+        if log_reward is not None:
+            columns["log_reward"] = log_reward
+        return TensorDict(columns, batch_size=[columns["state"].shape[0]])
+
+
+def rollout_generation(
+    agent: "Agent",
+    n: int,
+    density: Density | None = None,
+    *,
+    scale: float = 1.0,
+    added: float = 0.0,
+    differentiable: bool = False,
+) -> TensorDict:
+    """Sample `n` generation paths; see `Agent.generate`."""
+    with torch.set_grad_enabled(differentiable):
+        visits = _Visits(agent, density)
+        state = agent.initial_state(n)
+        table = agent.backbone.time_embedding()
+        for k in range(agent.steps):
+            mean, log_variance = agent.generation_step(state, k, visits.add(state), table)
+            std = (0.5 * log_variance).exp()
+            if scale != 1.0 or added != 0.0:
+                extra = added**2 * agent.generation.variance[k]
+                std = ((scale * std).square() + extra).sqrt()
+            action = torch.addcmul(mean - state, std.expand_as(mean), torch.randn_like(mean))
+            state = agent.space.transition(state, action, k)
+        visits.add(state)
+        log_reward = visits.value
+        if log_reward is None and density is not None:
+            log_reward = density(state)
+        return visits.trajectory(log_reward)
+
+
+def rollout_destruction(
+    agent: "Agent", x: Tensor, density: Density | None = None, log_reward: Tensor | None = None
+) -> TensorDict:
+    """Destroy the samples `x`; see `Agent.destroy`."""
+    with torch.no_grad():
+        visits = _Visits(agent, density)
+        table = agent.destruction_trunk.time_embedding() if agent.destruction.learned else None
+        state = x
+        for k in range(agent.steps, 0, -1):
+            score = visits.add(state)
+            if log_reward is None and density is not None:
+                log_reward = density(state) if visits.value is None else visits.value
+            mean, log_variance = agent.destruction_step(state, k, score, table)
+            std = (0.5 * log_variance).exp()
+            action = torch.addcmul(mean - state, std.expand_as(mean), torch.randn_like(mean))
+            state = agent.space.transition(state, action, k)
+        visits.add(state)
+        return visits.trajectory(log_reward, reverse=True)

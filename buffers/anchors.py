@@ -1,0 +1,156 @@
+"""Anchors: states found by search, that no policy can overwrite.
+
+A policy that has lost a mode never visits it again, and a memory of its own visits forgets it too. Anchors come from an
+explorer that does not depend on the policy, `annealed_smc` or the user's own Markov chains, so that modes are
+found by search and only then learned. A trainer draws a share of each replay batch from them and destroys the
+states with the current destruction policy, as it does with remembered terminal states.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from ..envs.errors import InputError
+from ..envs.target import Target
+
+__all__ = ["Anchors"]
+
+
+@dataclass
+class Anchors:
+    """Equally weighted states of a target, with what finding them cost.
+
+    Attributes:
+        states: `[n, dim]`.
+        log_reward: unnormalised log density of each, `[n]`, nats.
+        log_z: the explorer's estimate of log Z in nats; NaN where it makes none.
+        log_z_stderr: its standard error within one run, from the genealogy of the particles; NaN where unknown. Modes
+            that the run never met do not show in it.
+        ess_history: effective sample size before each resampling decision as a share of n, `[temperatures]`.
+        acceptance: mean acceptance of the gradient moves at each temperature, `[temperatures]`.
+        energy_calls: single densities evaluated to get the states.
+        gradient_calls: single gradients evaluated to get the states.
+
+    Example:
+        >>> from ebbflow.envs.spaces import Continuous
+        >>> class Normal(Target):
+        ...     def __init__(self):
+        ...         super().__init__(Continuous(2))
+        ...     def log_prob(self, x):
+        ...         return -0.5 * x.square().sum(-1)
+        >>> anchors = Anchors.from_samples(Normal(), torch.randn(10, 2))
+        >>> anchors.draw(4)["state"].shape, anchors.energy_calls
+        (torch.Size([4, 2]), 10)
+    """
+
+    states: Tensor
+    log_reward: Tensor
+    log_z: float = float("nan")
+    log_z_stderr: float = float("nan")
+    ess_history: Tensor = field(default_factory=lambda: torch.zeros(0))
+    acceptance: Tensor = field(default_factory=lambda: torch.zeros(0))
+    energy_calls: int = 0
+    gradient_calls: int = 0
+
+    @classmethod
+    def from_samples(cls, target: Target, states: Tensor) -> "Anchors":
+        """Anchors from the user's own samples, for example of a long Markov chain; each costs one energy call.
+
+        Args:
+            target: has a log density.
+            states: equally weighted samples, `[n, dim]`, floating point.
+
+        Raises:
+            InputError: if the target has no log density, or the states are empty, of a wrong shape or dtype, not
+                finite, or outside the support.
+        """
+        target.require_log_prob("anchors")
+        shape = target.space.shape
+        if not isinstance(states, Tensor) or states.ndim != 2 or states.shape[1:] != shape or states.shape[0] == 0:
+            got = list(states.shape) if isinstance(states, Tensor) else type(states).__name__
+            raise InputError(f"states: expected a tensor [n >= 1, {shape[0]}], got {got}")
+        if not states.is_floating_point():
+            raise InputError(f"states: expected floating point values, got {states.dtype}")
+        states = states.detach().clone()
+        bad = int((~states.isfinite().all(dim=-1)).sum())
+        if bad:
+            raise InputError(f"states: expected finite values, got NaN or infinity in {bad} of {len(states)} rows")
+        with torch.no_grad():
+            log_reward = target(states)
+        outside = int((log_reward == -torch.inf).sum())
+        if outside:
+            raise InputError(f"states: expected samples inside the support, got log density -inf for {outside} rows")
+        return cls(states, log_reward, energy_calls=states.shape[0])
+
+    def __len__(self) -> int:
+        """Number of states."""
+        return self.states.shape[0]
+
+    def draw(self, n: int) -> TensorDict:
+        """`n` states drawn uniformly with replacement: `state` `[n, dim]`, `log_reward` `[n]`.
+
+        Raises:
+            InputError: for a number of states that is not >= 1.
+        """
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise InputError(f"n: expected a whole number >= 1, got {n!r}")
+        index = torch.randint(len(self), (n,), device=self.states.device)
+        columns = {"state": self.states[index], "log_reward": self.log_reward[index]}
+        return TensorDict(columns, batch_size=[n], device=self.states.device)
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """A flat dict of tensors and whole numbers; log Z and its error as double-precision tensors `[]`."""
+        state: dict[str, Tensor | int] = {
+            key: getattr(self, key).clone() for key in ("states", "log_reward", "ess_history", "acceptance")
+        }
+        for key in ("log_z", "log_z_stderr"):
+            state[key] = torch.tensor(getattr(self, key), dtype=torch.float64)
+        return state | {"energy_calls": self.energy_calls, "gradient_calls": self.gradient_calls}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor | int], device: torch.device | str = "cpu") -> "Anchors":
+        """Anchors as `state_dict` gave them, bit for bit, without searching again.
+
+        Raises:
+            InputError: if a field is missing or the shapes of `states` and `log_reward` do not fit.
+        """
+        names = ("states", "log_reward", "log_z", "log_z_stderr", "ess_history", "acceptance")
+        tensors: dict[str, Tensor] = {}
+        for key in names:
+            value = state.get(key)
+            if not isinstance(value, Tensor):
+                raise InputError(f"{key}: missing from the saved anchors")
+            tensors[key] = value.detach().to(device, copy=True)
+        for key in ("energy_calls", "gradient_calls"):
+            if key not in state:
+                raise InputError(f"{key}: missing from the saved anchors")
+        states, log_reward = tensors["states"], tensors["log_reward"]
+        if states.ndim != 2 or states.shape[0] == 0 or log_reward.shape != states.shape[:1]:
+            raise InputError(
+                f"states: expected [n >= 1, dim] with log_reward [n], got {list(states.shape)} and "
+                f"{list(log_reward.shape)}"
+            )
+        return cls(
+            states,
+            log_reward,
+            float(tensors["log_z"]),
+            float(tensors["log_z_stderr"]),
+            tensors["ess_history"],
+            tensors["acceptance"],
+            int(state["energy_calls"]),
+            int(state["gradient_calls"]),
+        )
+
+    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+        """Replace everything here by what `state_dict` gave.
+
+        Raises:
+            InputError: as `from_state_dict`, and if the states have another dimension.
+        """
+        other = Anchors.from_state_dict(state, self.states.device)
+        if other.states.shape[1] != self.states.shape[1]:
+            raise InputError(f"states: expected dimension {self.states.shape[1]}, got {other.states.shape[1]}")
+        self.__dict__.update(other.__dict__)

@@ -1,0 +1,404 @@
+"""Replay: what the agent has visited, drawn again by priority.
+
+The store is TorchRL's `TensorDictReplayBuffer` over a `LazyTensorStorage`, with this project's own sampler: priorities
+live in one tensor on the storage's device, a draw is one cumulative sum and one binary search, and nothing waits for
+the host. (TorchRL's prioritised sampler needs a compiled extension, and its segment trees cannot do priorities that
+depend on all rows at once.)
+
+Row i of N is drawn with probability
+
+    P_i = (1 − u) · p_i / Σ p + u / N,        u = uniform mixture,
+
+and carries the weight w_i = (1 / (N P_i))^β, divided by its mean under P over the whole memory. So the weights have
+mean 1 in expectation, and at β = 1 the mean of w·f over a draw is an unbiased estimate of the plain mean of f over
+the memory (arXiv 1511.05952 divides by the maximum instead).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data.replay_buffers.samplers import Sampler
+from torchrl.data.replay_buffers.storages import Storage
+
+from ..envs.errors import InputError
+from .priorities import Priority, get_priority
+
+__all__ = ["PrioritySampler", "Replay"]
+
+
+def _share(field: str, value: float) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+        raise InputError(f"{field}: expected a number between 0 and 1, got {value!r}")
+    return float(value)
+
+
+class PrioritySampler(Sampler):
+    """Draws rows of a TorchRL storage by priority, with replacement and without host synchronisation.
+
+    Rows need the columns `log_reward`, `log_ratio` and `known` (see `Priority`). `extend` and `mark_update` mark
+    the priorities as out of date; the next draw recomputes them all, once.
+
+    Args:
+        priority: the rule.
+        uniform_mixture: share u of uniform draws, in [0, 1].
+        beta: exponent β of the importance correction, in [0, 1]; 0 makes every weight 1.
+
+    Raises:
+        InputError: for a share or exponent outside [0, 1].
+
+    Example:
+        >>> from ebbflow.buffers.priorities import get_priority
+        >>> sampler = PrioritySampler(get_priority("reward"), uniform_mixture=0.0, beta=0.0)
+        >>> buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(4), sampler=sampler)
+        >>> columns = {"log_reward": torch.tensor([0.0, -1e9]), "log_ratio": torch.zeros(2), "known": torch.ones(2) > 0}
+        >>> _ = buffer.extend(TensorDict(columns, batch_size=2))
+        >>> buffer.sample(3)["index"]
+        tensor([0, 0, 0])
+    """
+
+    def __init__(self, priority: Priority, *, uniform_mixture: float = 0.1, beta: float = 0.0) -> None:
+        self.priority = priority
+        self.uniform_mixture = _share("uniform_mixture", uniform_mixture)
+        self.beta = _share("beta", beta)
+        self._empty()
+
+    def _empty(self) -> None:
+        self.priorities: Tensor | None = None  # [N], unnormalised
+        self._stale = True
+        self._cumulative: Tensor | None = None  # [N], double
+        self._weights: Tensor | None = None  # [N]
+
+    def add(self, index: int) -> None:
+        """Note that a row was written."""
+        self._stale = True
+
+    def extend(self, index: Tensor) -> None:
+        """Note that rows were written."""
+        self._stale = True
+
+    def mark_update(self, index: int | Tensor, *, storage: Storage | None = None) -> None:
+        """Note that a column of some rows has changed."""
+        self._stale = True
+
+    def update_priority(
+        self, index: int | Tensor, priority: float | Tensor, *, storage: Storage | None = None
+    ) -> dict | None:
+        """Set the priorities of single rows by hand, `[k]`; they hold until a row is next written or updated.
+
+        Raises:
+            InputError: if there are no priorities yet and no storage to compute them from.
+        """
+        if self.priorities is None or self._stale:
+            if storage is None:
+                raise InputError("priorities: nothing has been drawn yet; pass the storage to compute them first")
+            self.refresh(storage)
+        assert self.priorities is not None
+        self.priorities[index] = torch.as_tensor(
+            priority, dtype=self.priorities.dtype, device=self.priorities.device
+        ).clamp_min(0.0)
+        self._cumulative = None
+        return None
+
+    def refresh(self, storage: Storage) -> None:
+        """Recompute the priorities of all rows, if any row has changed since the last time."""
+        if self._stale or self.priorities is None:
+            columns = storage.get(slice(0, len(storage)))
+            self.priorities = self.priority(columns["log_reward"], columns["log_ratio"], columns["known"])
+            self._stale = False
+            self._cumulative = None
+
+    def probabilities(self, storage: Storage) -> Tensor:
+        """Probability P of each row to be drawn, `[N]`, double precision; sums to 1."""
+        self.refresh(storage)
+        assert self.priorities is not None
+        weight = self.priorities.double()
+        total = weight.sum()
+        n = weight.shape[0]
+        # No priority left (all underflowed): draw uniformly rather than always the same row.
+        share = torch.where(total > 0, weight / total, 1.0 / n)
+        return (1.0 - self.uniform_mixture) * share + self.uniform_mixture / n
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Indices `[batch_size]` of rows drawn with replacement, and their importance `weight` `[batch_size]`."""
+        if len(storage) == 0:
+            raise InputError("replay: expected at least one remembered row to draw from, got an empty memory")
+        self.refresh(storage)
+        if self._cumulative is None or self._weights is None:
+            probability = self.probabilities(storage)
+            n = probability.shape[0]
+            self._cumulative = probability.cumsum(0)
+            # A row that is never drawn needs no weight; the clamp keeps it finite.
+            weights = (n * probability.clamp_min(torch.finfo(torch.float64).tiny)) ** -self.beta
+            self._weights = (weights / (probability * weights).sum()).to(torch.get_default_dtype())
+        uniform = torch.rand(batch_size, dtype=torch.float64, device=self._cumulative.device) * self._cumulative[-1]
+        index = torch.searchsorted(self._cumulative, uniform, right=True).clamp_(max=self._cumulative.shape[0] - 1)
+        return index, {"weight": self._weights[index]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The priorities, as they stand."""
+        return {} if self.priorities is None else {"priorities": self.priorities.clone(), "stale": int(self._stale)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over priorities saved by `state_dict`."""
+        self._empty()
+        if "priorities" in state_dict:
+            self.priorities = state_dict["priorities"].clone()
+            self._stale = bool(state_dict["stale"])
+
+    def dumps(self, path: Any) -> None:
+        """Not offered; a replay is saved through `Replay.state_dict`."""
+        raise NotImplementedError("save a replay through Replay.state_dict")
+
+    def loads(self, path: Any) -> None:
+        """Not offered; a replay is restored through `Replay.load_state_dict`."""
+        raise NotImplementedError("restore a replay through Replay.load_state_dict")
+
+
+class Replay:
+    """A first-in-first-out memory of terminal states or whole paths, drawn by priority.
+
+    With `contents="terminal"` a row is a final state x_T. It has no path: whoever draws it destroys it again with the
+    current destruction policy (`agent.destroy(state)`), so that the path is never out of date. With
+    `contents="path"` a row is the path x_0 … x_T as it was generated.
+
+    Rows with log reward −inf (outside the support) are not remembered: no objective can learn from them.
+
+    Args:
+        capacity: number of rows kept, >= 1; when full, the oldest rows are overwritten.
+        priority: a name in `PRIORITIES`.
+        uniform_mixture: share of uniform draws, in [0, 1].
+        beta: exponent of the importance correction in `weight`, in [0, 1]; 0 leaves every weight 1.
+        contents: "terminal" or "path".
+        device: where the rows and priorities live.
+        priority_options: options of that priority, for example `ess_fraction=0.5`.
+
+    Raises:
+        InputError: for a value out of range or an unknown name.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> replay = Replay(100, priority="loss", beta=1.0)
+        >>> index = replay.extend(TensorDict({"state": torch.randn(8, 2), "log_reward": torch.zeros(8)}, batch_size=8))
+        >>> drawn = replay.draw(4)
+        >>> sorted(drawn.keys())
+        ['index', 'log_ratio', 'log_reward', 'state', 'weight']
+        >>> replay.update(drawn["index"], torch.randn(4))
+        >>> len(replay)
+        8
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        priority: str = "uniform",
+        uniform_mixture: float = 0.1,
+        beta: float = 0.0,
+        contents: Literal["terminal", "path"] = "terminal",
+        device: torch.device | str = "cpu",
+        **priority_options: Any,
+    ) -> None:
+        if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+            raise InputError(f"capacity: expected a whole number >= 1, got {capacity!r}")
+        if contents not in ("terminal", "path"):
+            raise InputError(f"contents: expected 'terminal' or 'path', got {contents!r}")
+        self.capacity = capacity
+        self.contents = contents
+        self.device = torch.device(device)
+        self._sampler = PrioritySampler(
+            get_priority(priority, **priority_options), uniform_mixture=uniform_mixture, beta=beta
+        )
+        self._buffer = self._new_buffer()
+
+    def _new_buffer(self) -> TensorDictReplayBuffer:
+        storage = LazyTensorStorage(self.capacity, device=self.device)
+        return TensorDictReplayBuffer(storage=storage, sampler=self._sampler)
+
+    def __len__(self) -> int:
+        """Number of rows remembered."""
+        return len(self._buffer.storage)
+
+    def _columns(self) -> TensorDictBase:
+        """A view of the rows in use: what is written to it is remembered."""
+        return self._buffer.storage.get(slice(0, len(self)))
+
+    @property
+    def priorities(self) -> Tensor:
+        """Unnormalised priorities of the remembered rows, up to date, `[N]`."""
+        self._sampler.refresh(self._buffer.storage)
+        assert self._sampler.priorities is not None
+        return self._sampler.priorities
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Probability of each remembered row to be drawn, `[N]`, double precision."""
+        return self._sampler.probabilities(self._buffer.storage)
+
+    # Remember -----------------------------------------------------------------------------------------------------
+
+    def extend(self, batch: TensorDictBase) -> Tensor:
+        """Remember rows, overwriting the oldest when full; waits for the host once, to check the values.
+
+        Args:
+            batch: batch size `[B]`, with `state` (`[B, dim]` for terminal states, `[B, T+1, dim]` for paths),
+                `log_reward` `[B]` in nats and, optionally, `log_ratio` `[B]` in nats. Rows without a finite `log_ratio`
+                count as never evaluated: priorities that need it give them the largest priority present. More rows
+                than the capacity: the last ones are kept.
+
+        Returns:
+            Positions of the rows kept, `[<= B]`, to be used with `update`.
+
+        Raises:
+            InputError: on a missing key, a wrong shape, a non-finite state, or a NaN or +inf log reward.
+        """
+        rows = self._checked(batch)
+        if rows.shape[0] == 0:
+            return torch.zeros(0, dtype=torch.long, device=self.device)
+        index = self._buffer.extend(rows[-self.capacity :], update_priority=False)
+        return index.to(self.device)
+
+    def _checked(self, batch: TensorDictBase) -> TensorDict:
+        for key in ("state", "log_reward"):
+            if batch.get(key, None) is None:
+                raise InputError(f"replay batch: expected the key {key!r}, got {sorted(map(str, batch.keys()))}")
+        state: Tensor = batch["state"].detach().to(self.device)
+        log_reward: Tensor = batch["log_reward"].detach().to(self.device)
+        ndim, shape = (2, "[B, dim]") if self.contents == "terminal" else (3, "[B, T+1, dim]")
+        if state.ndim != ndim:
+            raise InputError(f"state: expected shape {shape} for contents={self.contents!r}, got {list(state.shape)}")
+        if len(self) and state.shape[1:] != self._columns()["state"].shape[1:]:
+            here = list(self._columns()["state"].shape[1:])
+            raise InputError(f"state: expected rows of shape {here} as remembered, got {list(state.shape[1:])}")
+        if batch.get("log_ratio", None) is None:
+            log_ratio: Tensor = torch.full_like(log_reward, torch.nan)
+        else:
+            log_ratio = batch["log_ratio"].detach().to(self.device)
+        for key, value in (("log_reward", log_reward), ("log_ratio", log_ratio)):
+            if value.shape != state.shape[:1]:
+                raise InputError(f"{key}: expected shape [{state.shape[0]}], got {list(value.shape)}")
+        known = log_ratio.isfinite()
+        columns = {
+            "state": state,
+            "log_reward": log_reward,
+            "log_ratio": torch.where(known, log_ratio, 0.0),
+            "known": known,
+        }
+        rows = TensorDict(columns, batch_size=state.shape[:1], device=self.device)
+        outside = log_reward == -torch.inf
+        bad_reward = ~(log_reward.isfinite() | outside)
+        bad_state = ~state.flatten(1).isfinite().all(dim=1)
+        counts = torch.stack([outside.sum(), bad_reward.sum(), (bad_state & ~outside).sum()]).tolist()
+        if counts[1]:
+            raise InputError(f"log_reward: expected finite values or -inf, got NaN or +inf in {counts[1]} rows")
+        if counts[2]:
+            raise InputError(f"state: expected finite values, got NaN or infinity in {counts[2]} rows")
+        return rows[~outside] if counts[0] else rows
+
+    def update(self, index: Tensor, log_ratio: Tensor) -> None:
+        """Write the newly evaluated D of some rows; their priorities follow with the next draw.
+
+        Args:
+            index: positions, as drawn, `[k]`. A row drawn twice gets the mean of its values.
+            log_ratio: D of each, `[k]`, nats; a value that is not finite makes its row count as never evaluated.
+
+        Raises:
+            InputError: if the two shapes differ or the memory is empty.
+        """
+        if index.ndim != 1 or index.shape != log_ratio.shape:
+            raise InputError(f"log_ratio: expected shape {list(index.shape)} as index, got {list(log_ratio.shape)}")
+        if len(self) == 0:
+            raise InputError("replay: expected remembered rows to update, got an empty memory")
+        columns = self._columns()
+        index = index.to(self.device)
+        # Summed in double precision, so that the order in which a device adds cannot show in the result.
+        value = log_ratio.detach().to(self.device, torch.float64)
+        sums = torch.zeros(len(self), dtype=torch.float64, device=self.device).index_add_(0, index, value)
+        counts = torch.zeros_like(sums).index_add_(0, index, torch.ones_like(value))
+        mean = (sums / counts)[index].to(columns["log_ratio"].dtype)
+        known = mean.isfinite()
+        columns["log_ratio"][index] = torch.where(known, mean, 0.0)
+        columns["known"][index] = known
+        self._sampler.mark_update(index)
+
+    # Draw ---------------------------------------------------------------------------------------------------------
+
+    def draw(self, n: int) -> TensorDict:
+        """`n` remembered rows, drawn by priority with replacement from torch's global generator.
+
+        Returns:
+            Batch size `[n]`: `state` (`[n, dim]` or `[n, T+1, dim]`), `log_reward` `[n]`, `log_ratio` `[n]` (0 where
+            never evaluated), `index` `[n]` for `update`, and `weight` `[n]`, the importance correction with mean 1.
+
+        Raises:
+            InputError: if nothing is remembered yet, or for a number of rows that is not >= 1.
+        """
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise InputError(f"n: expected a whole number >= 1, got {n!r}")
+        if len(self) == 0:
+            raise InputError("replay: expected at least one remembered row to draw from, got an empty memory")
+        return self._buffer.sample(n).select("state", "log_reward", "log_ratio", "index", "weight")
+
+    # Save and restore ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Everything a bit-exact continuation needs: a flat dict of tensors and whole numbers.
+
+        The tensors hold the rows in use only; `cursor` is the position that is written next.
+        """
+        writer = self._buffer.writer.state_dict()
+        state: dict[str, Tensor | int] = {"capacity": self.capacity, "cursor": writer["_cursor"]}
+        if len(self):
+            state |= {key: self._columns()[key].clone() for key in ("state", "log_reward", "log_ratio", "known")}
+            state["priorities"] = self.priorities.clone()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+        """Take over what `state_dict` gave; the same generator state then draws the same rows, bit for bit.
+
+        Raises:
+            InputError: if the capacity, the contents or the shape of the states differ, or a field is missing.
+        """
+        for key in ("capacity", "cursor"):
+            if key not in state:
+                raise InputError(f"{key}: missing from the saved replay")
+        if int(state["capacity"]) != self.capacity:
+            raise InputError(f"capacity: expected {self.capacity} as this replay has, got {int(state['capacity'])}")
+        rows = None
+        if "state" in state:
+            rows = self._saved_rows(state)
+        self._sampler._empty()
+        self._buffer = self._new_buffer()
+        if rows is not None:
+            self._buffer.extend(rows, update_priority=False)
+            self._sampler.load_state_dict({"priorities": state["priorities"].to(self.device), "stale": 0})  # type: ignore[union-attr]
+        self._buffer.writer.load_state_dict({"_cursor": int(state["cursor"]), "_write_count": len(self)})
+
+    def _saved_rows(self, state: Mapping[str, Tensor | int]) -> TensorDict:
+        columns: dict[str, Tensor] = {}
+        for key in ("state", "log_reward", "log_ratio", "known", "priorities"):
+            value = state.get(key)
+            if not isinstance(value, Tensor):
+                raise InputError(f"{key}: missing from the saved replay")
+            columns[key] = value.to(self.device)
+        n = columns["state"].shape[0]
+        ndim = 2 if self.contents == "terminal" else 3
+        if columns["state"].ndim != ndim:
+            raise InputError(
+                f"state: expected {ndim} dimensions for contents={self.contents!r}, got {list(columns['state'].shape)}"
+            )
+        if len(self) and columns["state"].shape[1:] != self._columns()["state"].shape[1:]:
+            here = list(self._columns()["state"].shape[1:])
+            raise InputError(f"state: expected rows of shape {here}, got {list(columns['state'].shape[1:])}")
+        for key, value in columns.items():
+            if key != "state" and value.shape != (n,):
+                raise InputError(f"{key}: expected shape [{n}], got {list(value.shape)}")
+        if not 1 <= n <= self.capacity or not 0 <= int(state["cursor"]) < self.capacity:
+            raise InputError(
+                f"cursor: expected 0 to {self.capacity - 1} with at most {self.capacity} rows, got {n} rows"
+            )
+        del columns["priorities"]
+        return TensorDict(columns, batch_size=[n], device=self.device)

@@ -1,0 +1,216 @@
+"""Finding a target by what a person writes: a built-in name, an installed plugin, or `package.module:attribute`.
+
+Importing this module does not import torch, so that names can be listed and completed at once.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .target import Target
+
+__all__ = ["BUILT_IN", "get_target", "list_targets"]
+
+PLUGIN_GROUP = "ebbflow.targets"
+
+BUILT_IN: dict[str, str] = {
+    "gmm25": "25 Gaussians on a grid in 2 dimensions, covariance 0.3 I",
+    "gmm25-narrow": "the same grid with standard deviation 0.15",
+    "gmm40": "40 Gaussians with means uniform in [-40, 40]^2, standard deviation 1",
+    "funnel": "Neal's funnel in 10 dimensions (funnel-<d>: in d >= 2)",
+    "manywell-32": "16 pairs of two wells each, 65,536 modes (manywell-<d>: in even d)",
+}
+
+_FAMILY = re.compile(r"(funnel|manywell)(?:-(\d+))?")
+
+
+def get_target(
+    spec: "str | Target | Callable[..., Any]", *, dim: int | None = None, scale: float | None = None
+) -> "Target":
+    """The target that `spec` names, or is.
+
+    Tried in this order: built-in names; plugins, entry points of the group `ebbflow.targets`; and
+    `package.module:attribute`, with the current folder importable as under `python -m`. A plugin or attribute may be a
+    `Target`, a `Target` subclass or a factory with no required argument but `dim`, or a function of states: the log
+    density, which needs `dim`. Each of these may also be given itself, in place of a name.
+
+    Args:
+        spec: name, plugin, `package.module:attribute`, target or function.
+        dim: number of coordinates, >= 1, for what leaves it open; may repeat what is fixed, not contradict it.
+        scale: typical length of the density, > 0, in place of the target's own; set on the target itself.
+
+    Raises:
+        InputError: if nothing goes by that name, or it cannot be imported or built, or does not fit `dim`.
+
+    Example:
+        >>> get_target("manywell-64").space.dim
+        64
+        >>> get_target("funnel", dim=4, scale=2.0).scale
+        2.0
+        >>> get_target("gmm52")
+        Traceback (most recent call last):
+        ...
+        ebbflow.envs.errors.InputError: target: unknown name 'gmm52'; did you mean gmm25...? Known: gmm25, ...
+    """
+    if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim < 1):
+        raise InputError(f"dim: expected a whole number >= 1, got {dim!r}")
+    if scale is not None and not (_is_real(scale) and 0.0 < scale < math.inf):
+        raise InputError(f"scale: expected a positive finite length, got {scale!r}")
+    target = _resolve(spec, dim) if isinstance(spec, str) else _as_target(spec, _label_of(spec), dim)
+    if dim is not None and target.space.dim != dim:
+        raise InputError(f"dim: target {target.name!r} has {target.space.dim} coordinates, got {dim}")
+    if scale is not None:
+        target.scale = float(scale)
+    return target
+
+
+def list_targets() -> dict[str, str]:
+    """One line on each known target, by name: the built-in ones, then the installed plugins (which are not loaded).
+
+    Example:
+        >>> list_targets()["gmm25"]
+        '25 Gaussians on a grid in 2 dimensions, covariance 0.3 I'
+    """
+    lines = dict(BUILT_IN)
+    for name, point in _plugins().items():
+        source = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
+        lines.setdefault(name, f"plugin {point.value}{source}")
+    return lines
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _label_of(value: object) -> str:
+    return f"target {getattr(value, 'name', None) or getattr(value, '__name__', type(value).__name__)!r}"
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    return {point.name: point for point in sorted(entry_points(group=PLUGIN_GROUP), key=lambda point: point.name)}
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def _resolve(spec: str, dim: int | None) -> "Target":
+    name = spec.strip()
+    if built_in := _built_in(name, dim):
+        return built_in
+    plugins = _plugins()
+    if name in plugins:
+        label = f"target plugin {name!r} ({plugins[name].value})"
+        try:
+            value = plugins[name].load()
+        except (Exception, SystemExit) as error:
+            raise InputError(f"{label}: cannot be loaded: {_first_line(error)}") from error
+        return _as_target(value, label, dim)
+    if ":" in name:
+        return _as_target(_import_attribute(name), f"target {name!r}", dim)
+    known = list(list_targets())
+    close = difflib.get_close_matches(name.lower(), [*known, "manywell"], n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    raise InputError(
+        f"target: unknown name {name!r}{hint} Known: {', '.join(known)}, funnel-<d>, manywell-<d>, "
+        "or package.module:attribute"
+    )
+
+
+def _built_in(name: str, dim: int | None) -> "Target | None":
+    if name in ("gmm25", "gmm25-narrow", "gmm40"):
+        from .targets import mixtures
+
+        return {"gmm25": mixtures.gmm25, "gmm25-narrow": mixtures.gmm25_narrow, "gmm40": mixtures.gmm40}[name]()
+    if (match := _FAMILY.fullmatch(name)) is None:
+        return None
+    from .targets.funnel import Funnel
+    from .targets.many_well import ManyWell
+
+    family, digits = match.groups()
+    size = int(digits) if digits else dim
+    if family == "funnel":
+        return Funnel(10 if size is None else size)
+    if size is None:
+        raise InputError("dim: target 'manywell' needs an even number of coordinates; give dim, or write manywell-32")
+    return ManyWell(size)
+
+
+def _import_attribute(name: str) -> Any:
+    module_name, _, path = name.partition(":")
+    if not module_name or not path:
+        raise InputError(f"target {name!r}: expected package.module:attribute")
+    if module_name.endswith(".py"):
+        hint = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise InputError(f"target {name!r}: expected a module, not a file; write {hint}:{path}")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"target {name!r}: cannot import {module_name}: {_first_line(error)}") from error
+    try:
+        return functools.reduce(getattr, path.split("."), module)
+    except AttributeError:
+        names = [key for key in vars(module) if not key.startswith("_")]
+        close = difflib.get_close_matches(path, names, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise InputError(f"target {name!r}: module {module_name} has no attribute {path!r}{hint}") from None
+
+
+def _parameters(value: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """What `value` can be called with by name or position; None where that cannot be known."""
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and not isinstance(value, type):
+        return None  # say, a module, or a decorated function
+    return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _as_target(value: Any, label: str, dim: int | None) -> "Target":
+    """A target out of what was found: itself, what it builds, or itself as a log density."""
+    from .target import Target
+
+    if isinstance(value, Target):
+        return value
+    if not callable(value):
+        raise InputError(f"{label}: expected a Target, a factory of one or a log density, got {type(value).__name__}")
+    parameters = _parameters(value)
+    takes_dim = next((p for p in parameters or () if p.name == "dim"), None)
+    required = [p.name for p in parameters or () if p.default is p.empty and p is not takes_dim]
+    is_density = not isinstance(value, type) and (parameters is None or (required and not takes_dim))
+    if is_density:
+        if dim is None:
+            raise InputError(f"dim: {label} is a function of states, so its number of coordinates must be given")
+        from .targets.callable import CallableTarget
+
+        return CallableTarget(value, dim=dim)
+    if required:
+        raise InputError(f"{label}: cannot be built without {', '.join(required)}; no argument but dim is passed to it")
+    if takes_dim and dim is None and takes_dim.default is takes_dim.empty:
+        raise InputError(f"dim: {label} needs a number of coordinates")
+    try:
+        built = value(dim=dim) if takes_dim and dim is not None else value()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{label}: cannot be built: {_first_line(error)}") from error
+    if not isinstance(built, Target):
+        raise InputError(f"{label}: expected it to build a Target, got {type(built).__name__}")
+    return built

@@ -1,0 +1,250 @@
+"""What looks on while the trainer works: the NaN guard, live numbers and metrics.csv, progress bar, checkpoints, Ctrl-C.
+
+Callbacks change nothing that the training sees: live numbers are computed on a random stream of their own.
+"""
+
+import csv
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..envs.errors import InputError
+from .checkpoint import save_checkpoint
+from .evaluation import live_numbers
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+    from .trainer import Trainer
+
+__all__ = ["Callback", "CheckpointSaver", "InterruptHandler", "MetricsLogger", "NaNGuard", "ProgressBar"]
+
+
+class Callback:
+    """Hooks around the training loop; override those you need.
+
+    Example:
+        >>> class Count(Callback):
+        ...     seen = 0
+        ...     def on_iteration(self, trainer, losses):
+        ...         self.seen += 1
+    """
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Before the first iteration of a `train` call."""
+
+    def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
+        """After every iteration, with its (detached) losses."""
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """After the last iteration, also of an interrupted run."""
+
+
+class NaNGuard(Callback):
+    """Ends a run whose updates had to be skipped, because a loss or gradient was not finite, many times in a row.
+
+    Args:
+        patience: how many skipped updates in a row are put up with.
+    """
+
+    def __init__(self, patience: int = 20) -> None:
+        self.patience = patience
+        self.row = 0
+        self.skipped = 0
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Take the count of a resumed run as the start."""
+        self.skipped = trainer.skipped
+
+    def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
+        """Raise InputError after too many skipped updates."""
+        self.row = self.row + 1 if trainer.skipped > self.skipped else 0
+        self.skipped = trainer.skipped
+        if self.row >= self.patience:
+            raise InputError(
+                f"training: the loss or its gradient was not finite for {self.row} iterations in a row (iteration "
+                f"{trainer.iteration}); try a smaller optimiser.generation_rate, or check the scale of the target"
+            )
+
+
+class MetricsLogger(Callback):
+    """Computes live numbers every `log_every` iterations, keeps them in `rows`, and appends them to a CSV file.
+
+    Columns: iteration, the losses of that iteration (nats²), log_z (of the objective), elbo, eubo (blank without exact
+    samples), ess (share), skipped, energy_calls, gradient_calls, seconds.
+
+    Args:
+        path: the CSV file, or None to keep the rows in memory only.
+        samples: trajectories of each kind per row.
+    """
+
+    COLUMNS = (
+        "iteration",
+        "loss_generation",
+        "loss_destruction",
+        "loss_log_z",
+        "log_z",
+        "elbo",
+        "eubo",
+        "ess",
+        "skipped",
+        "energy_calls",
+        "gradient_calls",
+        "seconds",
+    )
+
+    def __init__(self, path: Path | None = None, samples: int = 512) -> None:
+        self.path = path
+        self.samples = samples
+        self.rows: list[dict[str, Any]] = []
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Keep the rows up to the trainer's iteration: what a resumed run does again is written again."""
+        if self.path is not None:
+            self.rows = [row for row in read_metrics(self.path) if row["iteration"] <= trainer.iteration]
+            with self.path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.COLUMNS)
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+    def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
+        """Compute and write a row when one is due."""
+        if trainer.iteration % trainer.config.log_every:
+            return
+        row = {name: float(losses[name]) for name in self.COLUMNS if name.startswith("loss_")}
+        row |= live_numbers(trainer.evaluated_agent, trainer.target, self.samples, seed=trainer.iteration)
+        row |= {
+            "iteration": trainer.iteration,
+            "log_z": float(trainer.agent.log_z.detach()),
+            "skipped": trainer.skipped,
+            "energy_calls": trainer.target.energy_calls,
+            "gradient_calls": trainer.target.gradient_calls,
+            "seconds": round(trainer.seconds, 3),
+        }
+        self.rows.append({name: row[name] for name in self.COLUMNS})
+        if self.path is not None:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.COLUMNS).writerow(self.rows[-1])
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.csv; a row cut short (a kill in the middle of a write) and what follows it are left out."""
+    rows: list[dict[str, Any]] = []
+    if not path.is_file():
+        return rows
+    whole = ("iteration", "skipped", "energy_calls", "gradient_calls")
+    with path.open(newline="") as file:
+        for raw in csv.DictReader(file):
+            try:
+                row = {k: (None if raw[k] == "" else int(raw[k]) if k in whole else float(raw[k])) for k in raw}
+            except (TypeError, ValueError):
+                break
+            if tuple(row) != MetricsLogger.COLUMNS:
+                break
+            rows.append(row)
+    return rows
+
+
+class ProgressBar(Callback):
+    """A progress bar with the live ELBO, EUBO and ESS of the latest metrics row.
+
+    Args:
+        metrics: the logger whose rows are shown.
+        console: where to draw; standard error by default.
+    """
+
+    def __init__(self, metrics: MetricsLogger, console: Console | None = None) -> None:
+        self.metrics = metrics
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[numbers]}"),
+            console=console or Console(stderr=True),
+        )
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Draw the bar."""
+        self.task = self.progress.add_task(
+            trainer.target.name, total=trainer.config.iterations, completed=trainer.iteration, numbers=""
+        )
+        self.progress.start()
+
+    def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
+        """Move the bar, and show the latest numbers."""
+        if trainer.iteration % trainer.config.log_every == 0 and self.metrics.rows:
+            row = self.metrics.rows[-1]
+            parts = [f"{name.upper()} {row[name]:.2f}" for name in ("elbo", "eubo", "ess") if row[name] is not None]
+            self.progress.update(self.task, numbers="  ".join(parts))
+        self.progress.update(self.task, completed=trainer.iteration)
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """Leave the bar as it is."""
+        self.progress.stop()
+
+    def stop(self) -> None:
+        """Take the bar down after an error, so that the message stands alone."""
+        self.progress.stop()
+
+
+class CheckpointSaver(Callback):
+    """Saves the trainer every `checkpoint_every` iterations and at the end, also of an interrupted run.
+
+    Args:
+        folder: the run's `checkpoint/` folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.saved = -1
+
+    def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
+        """Save when one is due."""
+        if trainer.iteration % trainer.config.checkpoint_every == 0:
+            self._save(trainer)
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """Save the last state."""
+        if self.saved != trainer.iteration:
+            self._save(trainer)
+
+    def _save(self, trainer: "Trainer") -> None:
+        save_checkpoint(self.folder, trainer.state_dict(), trainer.config.to_dict())
+        self.saved = trainer.iteration
+
+
+class InterruptHandler(Callback):
+    """Ctrl-C (or SIGTERM) ends training after the iteration under way; a second one ends it at once.
+
+    Attributes:
+        interrupted: whether a signal came.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._trainer: Trainer | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_start(self, trainer: "Trainer") -> None:
+        """Take over the signals."""
+        self._trainer = trainer
+        self._before = {number: signal.signal(number, self._handle) for number in self.SIGNALS}
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        if self._trainer is not None:
+            self._trainer.stop_requested = True

@@ -1,0 +1,274 @@
+"""Settings of a training run. The text under each field is its `--help`; nothing here imports torch.
+
+A run's `config.json` holds every field, so it is also a preset: presets under `trainers/presets/` are such files.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..agents.config import AgentConfig
+from ..envs.errors import InputError
+
+__all__ = [
+    "AnchorConfig",
+    "ExplorationConfig",
+    "OptimiserConfig",
+    "ReplayConfig",
+    "TrainConfig",
+    "list_presets",
+    "load_preset",
+]
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """Noise added to the generation policy while it collects."""
+
+    scale: float = 1.5
+    """Initial factor on the standard deviation of every generation step, >= 1."""
+    added: float = 0.0
+    """Initial extra standard deviation, as a multiple of the reference step's."""
+    until: float = 0.5
+    """Fraction of training after which nothing is added."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """What is remembered of the agent's own samples, and how it is drawn again."""
+
+    every: int = 2
+    """Every how many iterations the batch comes from memory instead of from the policy; 0 for never."""
+    capacity: int = 20_000
+    """Remembered rows."""
+    contents: Literal["terminal", "path"] = "terminal"
+    """Remember terminal states (destroyed again when drawn) or whole paths."""
+    priority: str = "uniform"
+    """Priority: uniform, loss, reward, rank or importance_weight."""
+    uniform_mixture: float = 0.1
+    """Share of uniform draws mixed into the priority."""
+    beta: float = 0.0
+    """Exponent of the importance correction of the loss, 0 (none) to 1 (full)."""
+
+
+@dataclass(frozen=True)
+class AnchorConfig:
+    """Protected states found by annealed sequential Monte Carlo before training, or given by the user."""
+
+    share: float = 0.5
+    """Share of each replay batch that is drawn from the anchors; 0 for no anchors."""
+    count: int = 5000
+    """Number of particles."""
+    temperatures: int = 60
+    """Annealing steps."""
+    moves: int = 2
+    """Langevin moves at each temperature."""
+    initial_scale: float = 1.5
+    """Standard deviation of the initial Gaussian, in units of the diffusion rate sigma."""
+    samples: str | None = None
+    """A .npy file of your own samples `[n, dim]` to use instead of the search."""
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Separate Adam optimisers for generation (with the shared backbone), destruction and log Z."""
+
+    generation_rate: float = 3e-3
+    """Learning rate of the generation policy and of the shared backbone."""
+    destruction_rate: float = 3e-3
+    """Learning rate of the destruction policy."""
+    table_rate: float = 1e-3
+    """Learning rate of the per-step, per-coordinate tables of both."""
+    log_z_rate: float = 1e-1
+    """Learning rate of log Z."""
+    beta1: float = 0.9
+    """Adam's first moment decay."""
+    beta2: float = 0.99
+    """Adam's second moment decay."""
+    clip_norm: float = 1.0
+    """Largest gradient norm of each optimiser's parameters."""
+    warmup: int = 100
+    """Iterations of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Decay of the learning rates to zero over the run, or none."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: target, horizon, and every choice the trainer makes."""
+
+    target: str = ""
+    """Target: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
+    dim: int | None = None
+    """Dimension, where the target does not fix it."""
+    scale: float | None = None
+    """Typical length of the target, where the default does not suit."""
+    steps: int = 5
+    """Number of generation steps T."""
+    iterations: int = 2000
+    """Number of training iterations."""
+    batch_size: int = 256
+    """Trajectories per iteration."""
+    seed: int = 0
+    """Seed of all random numbers."""
+    device: str = "cpu"
+    """Device: cpu, cuda, cuda:1 ..."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Floating point type."""
+    threads: int | None = None
+    """CPU threads of torch; by default torch's own choice."""
+    objective: str = "vargrad"
+    """Objective of the generation policy: vargrad or trajectory_balance."""
+    destruction_objective: str | None = None
+    """Objective of the destruction policy; by default the same."""
+    target_rate: float = 0.05
+    """Rate at which the target networks follow; each loss sees the other policy through them. 0: no target networks."""
+    average_decay: float = 0.99
+    """Decay of the exponential average of the weights that is evaluated and sampled from; 0: the last weights."""
+    log_reward_floor: float = -1e6
+    """Log densities below this (or -inf, outside the support) count as this in training; evaluation never uses it."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """Architecture and policies."""
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    """Exploration."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Replay."""
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    """Anchors."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimisers."""
+    log_every: int = 50
+    """Iterations between two rows of metrics.csv (and updates of the live numbers)."""
+    checkpoint_every: int = 500
+    """Iterations between two checkpoints."""
+    evaluation_samples: int = 10_000
+    """Samples of each kind in the final evaluation."""
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "steps": 1,
+            "iterations": 1,
+            "batch_size": 2,
+            "seed": 0,
+            "log_every": 1,
+            "checkpoint_every": 1,
+            "evaluation_samples": 2,
+            "replay.every": 0,
+            "replay.capacity": 1,
+            "anchors.count": 2,
+            "anchors.temperatures": 1,
+            "anchors.moves": 1,
+            "optimiser.warmup": 0,
+        }
+        for name, least in at_least.items():
+            value = self._lookup(name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name}: expected a whole number >= {least}, got {value!r}")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads: expected a whole number >= 1, got {self.threads!r}")
+        if self.scale is not None and not 0.0 < self.scale < float("inf"):
+            raise InputError(f"scale: expected a positive finite number, got {self.scale!r}")
+        positive = ("generation_rate", "destruction_rate", "table_rate", "log_z_rate", "clip_norm")
+        for name in (*(f"optimiser.{n}" for n in positive), "anchors.initial_scale"):
+            value = self._lookup(name)
+            if not value > 0:
+                raise InputError(f"{name}: expected a number > 0, got {value!r}")
+        for name in ("target_rate", "anchors.share", "replay.uniform_mixture", "replay.beta"):
+            value = self._lookup(name)
+            if not 0.0 <= value <= 1.0:
+                raise InputError(f"{name}: expected a number between 0 and 1, got {value!r}")
+        for name in ("average_decay", "optimiser.beta1", "optimiser.beta2"):
+            value = self._lookup(name)
+            if not 0.0 <= value < 1.0:
+                raise InputError(f"{name}: expected a number from 0 to below 1, got {value!r}")
+        if not self.log_reward_floor < 0:
+            raise InputError(f"log_reward_floor: expected a number < 0, got {self.log_reward_floor!r}")
+
+    def _lookup(self, name: str) -> Any:
+        value: Any = self
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as nested plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str = "config") -> "TrainConfig":
+        """Settings from nested plain values; fields left out keep their defaults.
+
+        Raises:
+            InputError: for an unknown field or a value of a wrong type, named with its `origin`.
+
+        Example:
+            >>> TrainConfig.from_dict({"steps": 3, "agent": {"width": 32}}).agent.width
+            32
+        """
+        return _from_dict(cls, values, origin)
+
+
+def _from_dict(cls: type, values: Any, origin: str, prefix: str = "") -> Any:
+    if not isinstance(values, dict):
+        raise InputError(f"{origin}: {prefix or 'the file'} must hold a table of settings, got {type(values).__name__}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    settings: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise InputError(f"{origin}: unknown setting {prefix + name!r}; known: {', '.join(sorted(fields))}")
+        settings[name] = _typed(hints[name], value, origin, prefix + name)
+    return cls(**settings)
+
+
+def _typed(hint: Any, value: Any, origin: str, name: str) -> Any:
+    """`value` (from JSON) as the annotated type, or an InputError."""
+    if dataclasses.is_dataclass(hint):
+        return _from_dict(typing.cast(type, hint), value, origin, f"{name}.")
+    args = typing.get_args(hint)
+    kind = typing.get_origin(hint)
+    if kind in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _typed(next(a for a in args if a is not type(None)), value, origin, name)
+    if kind is Literal:
+        fits = value in args
+    elif kind is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_typed(args[0], item, origin, name) for item in value)
+        fits = False
+    elif hint is float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    else:
+        fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    if not fits:
+        wanted = f"one of {list(args)}" if kind is Literal else getattr(hint, "__name__", str(hint))
+        raise InputError(f"{origin}: {name}: expected {wanted}, got {value!r}")
+    return float(value) if hint is float else value
+
+
+def list_presets() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.json"))
+
+
+def load_preset(name: str) -> TrainConfig:
+    """Settings of a preset by name, or of a .json file by path.
+
+    Raises:
+        InputError: for an unknown name, an unreadable file, or settings that do not fit.
+    """
+    path = Path(name) if name.endswith(".json") else PRESETS / f"{name}.json"
+    if not path.is_file():
+        raise InputError(f"preset: expected one of {list_presets()} or a .json file, got {name!r}")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"preset {path}: not valid JSON ({error})") from error
+    return TrainConfig.from_dict(values, origin=f"preset {name}")

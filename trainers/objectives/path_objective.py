@@ -1,0 +1,98 @@
+r"""Losses of the path log-ratio D(τ), where each policy sees the other one through its target network.
+
+With θ the online and θ' the target (exponentially averaged) parameters of generation, φ and φ' those of destruction,
+
+    D_generation  = log p_0 + Σ log p→_θ  − log R − Σ log p←_φ'
+    D_destruction = log p_0 + Σ log p→_θ' − log R − Σ log p←_φ.
+
+A subclass says what loss of D it takes (trajectory balance, log-variance, ...). Both losses come from one pass of the
+online networks and one gradient-free pass of the target networks; one backward of their sum is enough, since heads are
+disjoint and a shared backbone is trained by both. Source: arXiv 2506.01541, section on joint training.
+"""
+
+from abc import abstractmethod
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from ...agents.agent import Agent
+from ...envs.errors import InputError
+
+__all__ = ["PathObjective"]
+
+
+class PathObjective(LossModule):
+    """Base of the objectives that are a loss of D, for each policy.
+
+    Args:
+        agent: the agent to train; its parameters are `agent_params`.
+        destruction: the objective class whose loss trains the destruction policy; by default the same class.
+        use_targets: let each loss see the other policy through its target network (`target_agent_params`, moved by
+            TorchRL's `SoftUpdate`); otherwise through its detached online value.
+
+    In keys: a trajectory (`state`, `log_reward`, `score` where the agent reads it) and optionally `weight` `[B]`, the
+    importance correction of replay.
+
+    Out keys: `loss_generation`, `loss_destruction` (zero when nothing is learned there), `loss_log_z`, all scalars, and
+    `log_ratio`, the detached online D `[B]` from which new priorities are made.
+
+    Raises:
+        InputError: when `destruction` is not such an objective.
+    """
+
+    agent: Agent
+    agent_params: TensorDictParams
+    target_agent_params: TensorDictParams
+
+    in_keys = ["state", "log_reward"]
+    out_keys = ["loss_generation", "loss_destruction", "loss_log_z", "log_ratio"]
+
+    def __init__(
+        self, agent: Agent, *, destruction: "type[PathObjective] | None" = None, use_targets: bool = True
+    ) -> None:
+        super().__init__()
+        destruction = destruction or type(self)
+        if not (isinstance(destruction, type) and issubclass(destruction, PathObjective)):
+            raise InputError(f"destruction: expected an objective class, got {destruction!r}")
+        self.use_targets = use_targets and agent.destruction.learned
+        self.destruction_loss = destruction.loss_of_log_ratio
+        self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
+
+    @staticmethod
+    @abstractmethod
+    def loss_of_log_ratio(log_ratio: Tensor, log_z: Tensor, weight: Tensor | None) -> Tensor:
+        """Scalar loss of the D's `[B]`, given the (detached) log Z and optional row weights `[B]`."""
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Losses of a batch of trajectories (class docstring)."""
+        weight = tensordict.get("weight", None)
+        log_reward = tensordict["log_reward"]
+        with self.agent_params.to_module(self.agent):
+            log_z = self.agent.log_z
+            online = self.agent.path_log_probs(tensordict)
+        generation, destruction = online.generation.sum(-1), online.destruction.sum(-1)
+        seen_generation, seen_destruction = generation.detach(), destruction.detach()
+        if self.use_targets:
+            with torch.no_grad(), self.target_agent_params.to_module(self.agent):
+                other = self.agent.path_log_probs(tensordict)
+            seen_generation, seen_destruction = other.generation.sum(-1), other.destruction.sum(-1)
+        rest = online.initial - log_reward
+        log_ratio = (rest + generation - destruction).detach()
+        losses = {
+            "loss_generation": self.loss_of_log_ratio(rest + generation - seen_destruction, log_z.detach(), weight),
+            "loss_destruction": (
+                self.destruction_loss(rest + seen_generation - destruction, log_z.detach(), weight)
+                if destruction.requires_grad
+                else torch.zeros_like(log_z)
+            ),
+            "loss_log_z": (log_z + weighted_mean(log_ratio, weight)).square(),
+            "log_ratio": log_ratio,
+        }
+        return TensorDict(losses, batch_size=[])
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of `values` `[B]`, with row weights if any (normalised to sum one)."""
+    return values.mean() if weight is None else (weight * values).sum() / weight.sum()

@@ -1,0 +1,106 @@
+"""Separate optimisers for generation, destruction and log Z, with one schedule and clipping of each."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..agents.agent import Agent
+from .config import OptimiserConfig
+
+__all__ = ["Optimisers"]
+
+
+def _schedule(config: OptimiserConfig, iterations: int) -> Any:
+    def factor(iteration: int) -> float:
+        warm = min(1.0, (iteration + 1) / (config.warmup + 1))
+        if config.schedule == "constant":
+            return warm
+        return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, iteration / iterations)))
+
+    return factor
+
+
+class Optimisers:
+    """Adam per policy: rates, warm-up and decay, and clipping are each optimiser's own.
+
+    A shared backbone belongs to the generation optimiser and receives the gradients of both losses.
+
+    Args:
+        agent: whose parameters are trained.
+        config: rates, schedule and clipping.
+        iterations: length of the run, over which the cosine schedule decays.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs import Continuous
+        >>> optimisers = Optimisers(build_agent(Continuous(1), scale=1.0, steps=2), OptimiserConfig(), iterations=10)
+        >>> sorted(optimisers.optimisers)
+        ['destruction', 'generation', 'log_z']
+    """
+
+    def __init__(self, agent: Agent, config: OptimiserConfig, iterations: int) -> None:
+        self.config = config
+        destruction = [*agent.destruction.parameters()]
+        if agent.destruction_backbone is not None:
+            destruction += agent.destruction_backbone.parameters()
+        generation = [*agent.backbone.parameters(), *agent.generation.parameters()]
+        tables = {id(p) for name, p in agent.named_parameters() if name.endswith("table")}
+
+        def adam(parameters: list[Tensor], rate: float) -> Adam:
+            plain = [p for p in parameters if id(p) not in tables]
+            table = [p for p in parameters if id(p) in tables]
+            groups: list[dict[str, Any]] = [{"params": plain, "lr": rate}]
+            if table:
+                groups.append({"params": table, "lr": config.table_rate})
+            return Adam(groups, betas=(config.beta1, config.beta2), foreach=True)
+
+        self.optimisers = {
+            "generation": adam(generation, config.generation_rate),
+            "log_z": Adam([agent.log_z], lr=config.log_z_rate),
+        }
+        if destruction:
+            self.optimisers["destruction"] = adam(destruction, config.destruction_rate)
+        self.schedulers = {
+            name: LambdaLR(optimiser, _schedule(config, iterations)) for name, optimiser in self.optimisers.items()
+        }
+
+    def step(self, loss: Tensor) -> bool:
+        """One update of everything from the gradient of `loss`; skipped, and False, where it is not finite."""
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norms = [
+            torch.nn.utils.clip_grad_norm_(
+                [p for group in optimiser.param_groups for p in group["params"]], self.config.clip_norm
+            )
+            for optimiser in self.optimisers.values()
+        ]
+        finite = bool(torch.stack([loss.detach(), *norms]).isfinite().all())
+        for name, optimiser in self.optimisers.items():
+            if finite:
+                optimiser.step()
+            else:
+                optimiser.zero_grad(set_to_none=True)
+                optimiser._opt_called = True  # the schedule goes on; this is not the mistake LambdaLR warns of
+            self.schedulers[name].step()
+        return finite
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of all optimisers and schedules, as plain nested dicts of tensors and numbers."""
+        return {
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "iteration": next(iter(self.schedulers.values())).last_epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        for name, optimiser in self.optimisers.items():
+            saved = state["optimisers"][name]
+            optimiser.load_state_dict({**saved, "state": {int(k): v for k, v in saved["state"].items()}})
+            scheduler = self.schedulers[name]
+            scheduler.last_epoch = state["iteration"]
+            scheduler._last_lr = [group["lr"] for group in optimiser.param_groups]

@@ -1,0 +1,306 @@
+"""The training loop, and nothing else:
+
+    collect → remember → draw → objective → optimisers → target networks → priorities → callbacks.
+
+Everything observable (progress, logging, checkpoints, the NaN guard) is a callback.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+from tensordict import TensorDict
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchrl.objectives import SoftUpdate
+
+from ..agents.agent import Agent
+from ..agents.architecture import build_agent
+from ..agents.exploration import Exploration
+from ..buffers.anchors import Anchors
+from ..buffers.annealing import annealed_smc
+from ..buffers.replay import Replay
+from ..envs.errors import InputError
+from ..envs.target import Target
+from .callbacks import Callback
+from .config import TrainConfig
+from .objectives.catalogue import get_objective
+from .optimisation import Optimisers
+
+__all__ = ["Trainer"]
+
+
+class Trainer:
+    """Trains an agent on a target.
+
+    Args:
+        target: needs a log density.
+        config: all settings.
+        callbacks: called around the loop; see `Callback`.
+        agent: an agent of your own instead of `build_agent(config.agent)`.
+        anchors: anchors of your own instead of the search that `config.anchors` describes.
+
+    Attributes:
+        agent: the agent being trained.
+        averaged: the exponentially averaged agent, which is evaluated and sampled from.
+        iteration: iterations done.
+        seconds: seconds spent in `prepare` and the loop so far, over interruptions.
+        skipped: updates left out because a loss or gradient was not finite.
+
+    Raises:
+        InputError: for settings that do not fit the target or each other, and whatever the density raises.
+
+    Example:
+        >>> from ebbflow.envs import get_target
+        >>> config = TrainConfig.from_dict({"iterations": 3, "batch_size": 8, "anchors": {"count": 50}})
+        >>> trainer = Trainer(get_target("gmm25"), config)
+        >>> trainer.train()
+        >>> trainer.iteration
+        3
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        config: TrainConfig,
+        callbacks: Sequence[Callback] = (),
+        *,
+        agent: Agent | None = None,
+        anchors: Anchors | None = None,
+    ) -> None:
+        target.require_log_prob("training")
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.device = _device(config.device)
+        self.dtype = getattr(torch, config.dtype)
+        self.target = target.to(self.device, self.dtype)
+        self.agent = agent or self._build_agent()
+        self.agent.to(self.device)
+        decay = config.average_decay
+        self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
+        destruction = config.destruction_objective
+        self.objective = get_objective(config.objective)(
+            self.agent,
+            destruction=None if destruction is None else get_objective(destruction),
+            use_targets=config.target_rate > 0,
+        )
+        self.target_update = (
+            SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
+        )
+        self.optimisers = Optimisers(self.agent, config.optimiser, config.iterations)
+        self.exploration = Exploration(config.exploration.scale, config.exploration.added, config.exploration.until)
+        self.replay = Replay(
+            config.replay.capacity,
+            priority=config.replay.priority,
+            uniform_mixture=config.replay.uniform_mixture,
+            beta=config.replay.beta,
+            contents=config.replay.contents,
+            device=self.device,
+        )
+        self.anchors = anchors
+        self.callbacks = list(callbacks)
+        self.iteration = 0
+        self.seconds = 0.0
+        self.skipped = 0
+        self.stop_requested = False
+        self._prepared = False
+
+    def _build_agent(self) -> Agent:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        try:
+            scale = self.target.scale if self.config.scale is None else self.config.scale
+            return build_agent(self.target.space, scale=scale, steps=self.config.steps, config=self.config.agent)
+        finally:
+            torch.set_default_dtype(before)
+
+    @property
+    def evaluated_agent(self) -> Agent:
+        """The agent to judge and to sample from: the averaged one, or the last where nothing is averaged."""
+        return self.agent if self.averaged is None else self.averaged.module
+
+    # The loop -----------------------------------------------------------------------------------------------------
+
+    def train(self, until: int | None = None) -> None:
+        """Train until `until` iterations are done in all; by default to the end of the run.
+
+        Ctrl-C, or a callback that sets `stop_requested`, ends the loop after the iteration under way.
+        """
+        until = self.config.iterations if until is None else min(until, self.config.iterations)
+        self.stop_requested = False
+        begun = time.perf_counter() - self.seconds
+        if not self._prepared:
+            self._prepare()
+        for callback in self.callbacks:
+            callback.on_start(self)
+        while self.iteration < until and not self.stop_requested:
+            losses = self.step()
+            self.iteration += 1
+            self.seconds = time.perf_counter() - begun
+            for callback in self.callbacks:
+                callback.on_iteration(self, losses)
+        self.seconds = time.perf_counter() - begun
+        for callback in self.callbacks:
+            callback.on_end(self)
+
+    def _prepare(self) -> None:
+        """Search for anchors, and start log Z from the estimate of a first batch instead of 0."""
+        config = self.config
+        if self.anchors is None and config.replay.every > 0 and config.anchors.share > 0:
+            self.anchors = self._find_anchors()
+        with torch.no_grad():
+            log_ratio = self.agent.log_ratio(self._collect(scale=1.0, added=0.0))
+            self.agent.log_z.copy_(-log_ratio[log_ratio.isfinite()].mean().nan_to_num())
+        self._prepared = True
+
+    def _find_anchors(self) -> Anchors:
+        config = self.config.anchors
+        if config.samples is not None:
+            return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
+        scale = self.target.scale if self.config.scale is None else self.config.scale
+        sigma = scale if self.config.agent.sigma is None else self.config.agent.sigma
+        return annealed_smc(
+            self.target,
+            config.count,
+            initial_std=config.initial_scale * sigma,
+            temperatures=config.temperatures,
+            moves=config.moves,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def step(self) -> TensorDict:
+        """One iteration; returns the losses, and the log-ratios that became priorities."""
+        every = self.config.replay.every
+        if every > 0 and self.iteration % every == every - 1 and len(self.replay):
+            batch, drawn = self._draw()
+        else:
+            scale, added = self.exploration.at(self.iteration / self.config.iterations)
+            batch, drawn = self._collect(scale=scale, added=added), None
+        losses = self.objective(batch)
+        total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"]
+        if self.optimisers.step(total):
+            if self.target_update is not None:
+                self.target_update.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.agent)
+        else:
+            self.skipped += 1
+        if drawn is None:
+            self._remember(batch, losses["log_ratio"])
+        else:
+            self.replay.update(drawn, losses["log_ratio"][: len(drawn)])
+        return losses.detach()
+
+    def _collect(self, *, scale: float, added: float) -> TensorDict:
+        """Paths of the generation policy, explored; `_prepare` collects one batch without exploration."""
+        paths = self.agent.generate(self.config.batch_size, self.target, scale=scale, added=added)
+        paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
+        return paths
+
+    def _remember(self, paths: TensorDict, log_ratio: torch.Tensor) -> None:
+        if self.config.replay.every == 0:
+            return
+        inside = paths["log_reward"] > self.config.log_reward_floor
+        state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
+        columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
+        self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside])
+
+    def _draw(self) -> tuple[TensorDict, torch.Tensor]:
+        """A batch from memory: remembered rows first, then anchors, and the positions of the former."""
+        size = self.config.batch_size
+        from_anchors = 0 if self.anchors is None else round(size * self.config.anchors.share)
+        own = self.replay.draw(max(1, size - from_anchors))
+        if self.config.replay.contents == "path":
+            paths = TensorDict({"state": own["state"], "log_reward": own["log_reward"]}, batch_size=own.batch_size)
+            batches = [self._with_scores(paths)]
+        else:
+            batches = [self._destroy(own)]
+        if self.anchors is not None and from_anchors:
+            batches.append(self._destroy(self.anchors.draw(from_anchors)))
+        batch = torch.cat(batches)
+        if self.config.replay.beta > 0:
+            batch["weight"] = torch.cat([own["weight"], own["weight"].new_ones(len(batch) - len(own))])
+        return batch, own["index"]
+
+    def _destroy(self, rows: TensorDict) -> TensorDict:
+        return self.agent.destroy(rows["state"], self.target, rows["log_reward"])
+
+    def _with_scores(self, paths: TensorDict) -> TensorDict:
+        if self.agent.needs_score:
+            paths["score"] = self.target.value_and_score(paths["state"])[1]
+        return paths
+
+    # Save and restore ---------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a bit-exact continuation needs, as nested dicts of tensors, numbers and None."""
+        return {
+            "agent": self.agent.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "target_networks": self.objective.target_agent_params.flatten_keys(".").to_dict()
+            if self.objective.use_targets
+            else None,
+            "optimisers": self.optimisers.state_dict(),
+            "replay": self.replay.state_dict(),
+            "anchors": None if self.anchors is None else self.anchors.state_dict(),
+            "counters": {
+                "iteration": self.iteration,
+                "seconds": self.seconds,
+                "skipped": self.skipped,
+                "energy_calls": self.target.energy_calls,
+                "gradient_calls": self.target.gradient_calls,
+                "prepared": self._prepared,
+            },
+            "random": {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` gave.
+
+        Raises:
+            InputError: when the state belongs to another configuration.
+        """
+        try:
+            self.agent.load_state_dict(state["agent"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
+            if self.objective.use_targets:
+                saved = TensorDict(state["target_networks"]).unflatten_keys(".")
+                self.objective.target_agent_params.data.update_(saved)
+            self.optimisers.load_state_dict(state["optimisers"])
+            self.replay.load_state_dict(state["replay"])
+            anchors = state["anchors"]
+            self.anchors = None if anchors is None else Anchors.from_state_dict(anchors, self.device)
+            counters = state["counters"]
+            self.iteration, self.seconds, self.skipped = (counters[k] for k in ("iteration", "seconds", "skipped"))
+            self.target.energy_calls = counters["energy_calls"]
+            self.target.gradient_calls = counters["gradient_calls"]
+            self._prepared = counters["prepared"]
+            torch.set_rng_state(state["random"]["torch"].cpu())
+            if self.device.type == "cuda" and state["random"]["cuda"] is not None:
+                torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+            reason = str(error).split("\n")[0]
+            raise InputError(f"checkpoint: does not fit this configuration ({type(error).__name__}: {reason})") from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"device: expected one that torch can use here, got {name!r} ({reason})") from error
+    return device
+
+
+def _load_samples(path: str) -> torch.Tensor:
+    try:
+        return torch.from_numpy(numpy.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise InputError(f"anchors.samples: expected a .npy file of numbers [n, dim], got {path!r} ({error})") from error
