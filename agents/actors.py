@@ -7,7 +7,7 @@ initialisation, so that every form starts as the reference bit for bit):
     generation variance      v                              "fixed"
                              v · exp(L·tanh(b/L))           "learned"
     destruction mean         r·y                            "reference"
-                             r·y − (1−r)·y·C·tanh(a)        "multiplicative"
+                             r·y − (1−r)·y·C·tanh(a)        "multiplicative"; r·y where s = 0
                              r·y + s·C·tanh(a)              "bounded_offset"
                              r·y + s·a                      "offset"
     destruction variance     s²                             "reference"
@@ -15,9 +15,11 @@ initialisation, so that every form starts as the reference bit for bit):
                              s² · exp(C·tanh(b))            "log_bounded"
                              s² · exp(b)                    "free"
 
+A step with s = 0 (the last one to a Dirac) has nothing to learn: every form leaves it deterministic at r·y.
 Source: arXiv 2506.01541 (adaptive destruction) and its code lineage; "offset"/"free" is the unconstrained form.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,12 +40,12 @@ __all__ = [
     "gaussian_log_prob",
 ]
 
-LOG_2PI = 1.8378770664093453
+LOG_2PI = math.log(2.0 * math.pi)
 
 MeanForm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 DESTRUCTION_MEANS: dict[str, MeanForm | None] = {  # (raw, y, factor, std, bound) -> mean
     "reference": None,
-    "multiplicative": lambda raw, y, r, s, bound: r * y - (1.0 - r) * y * (bound * raw.tanh()),
+    "multiplicative": lambda raw, y, r, s, bound: r * y - s.sign() * (1.0 - r) * y * (bound * raw.tanh()),
     "bounded_offset": lambda raw, y, r, s, bound: r * y + s * (bound * raw.tanh()),
     "offset": lambda raw, y, r, s, bound: r * y + s * raw,
 }
@@ -69,7 +71,7 @@ class DiracNormal(Independent):
     """Independent normal over the last axis in which a zero scale is a Dirac: sampled as `loc`, log density 0.
 
     Args:
-        loc, scale: `[..., dim]`; scale >= 0.
+        loc, scale: `[..., dim]`, in units of the state; scale >= 0.
 
     Example:
         >>> DiracNormal(torch.ones(3), torch.zeros(3)).sample()
@@ -135,13 +137,24 @@ class GenerationHead(nn.Module):
         width: width of the hidden vectors that it reads.
         features: number of features of one coordinate.
         variance: `learned` or `fixed`.
-        log_variance_bound: L, the largest |log variance / reference variance|, > 0.
+        log_variance_bound: L, the largest |log(variance / reference variance)|, > 0 and finite.
         langevin: add the bounded Langevin drift; then `forward` needs the score.
         tables: add the per-step, per-coordinate table.
 
     Raises:
-        InputError: for an unknown variance form or a bound that is not positive.
+        InputError: for an unknown variance form or a bound that is not positive and finite.
+
+    Example:
+        >>> from ebbflow.agents import TimeGrid
+        >>> from ebbflow.agents.references import brownian_bridge
+        >>> head = GenerationHead(brownian_bridge(TimeGrid.uniform(4), sigma=2.0), dim=2, width=8, features=3)
+        >>> mean, log_variance = head(torch.randn(5, 8), torch.randn(5, 2, 3), torch.ones(5, 2), 0)
+        >>> mean[0], log_variance.exp()[0]  # untrained, it is the reference: N(x, σ²Δ)
+        (tensor([1., 1.], grad_fn=<SelectBackward0>), tensor([1., 1.], grad_fn=<SelectBackward0>))
     """
+
+    factor: Tensor
+    variance: Tensor
 
     def __init__(
         self,
@@ -158,8 +171,8 @@ class GenerationHead(nn.Module):
         super().__init__()
         if variance not in ("learned", "fixed"):
             raise InputError(f"generation_variance: expected 'learned' or 'fixed', got {variance!r}")
-        if not log_variance_bound > 0:
-            raise InputError(f"log_variance_bound: expected a number > 0, got {log_variance_bound!r}")
+        if not 0.0 < log_variance_bound < math.inf:
+            raise InputError(f"log_variance_bound: expected a finite number > 0, got {log_variance_bound!r}")
         self.learned_variance = variance == "learned"
         self.bound = float(log_variance_bound)
         self.register_buffer("factor", _column(reference.generation_factor), persistent=False)
@@ -172,7 +185,13 @@ class GenerationHead(nn.Module):
     def forward(
         self, hidden: Tensor, features: Tensor, state: Tensor, transition: StepIndex, score: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean `[..., dim]` and log variance (broadcastable to it) of x_{k+1} given `state` = x_k on step `transition`."""
+        """Mean `[..., dim]` and log variance (broadcastable to it) of x_{k+1} given `state` = x_k on step `transition`.
+
+        Hidden vectors are `[..., width]`, features `[..., dim, features]`, the score ∇log R(x_k) `[..., dim]`.
+
+        Raises:
+            InputError: when the drift needs the score and it is not given.
+        """
         raw = self.readout(hidden, features, transition)
         variance = self.variance[transition]
         std = variance.sqrt()
@@ -203,7 +222,18 @@ class DestructionHead(nn.Module):
 
     Raises:
         InputError: for unknown forms and bounds out of range.
+
+    Example:
+        >>> from ebbflow.agents import TimeGrid
+        >>> from ebbflow.agents.references import brownian_bridge
+        >>> head = DestructionHead(brownian_bridge(TimeGrid.uniform(2), sigma=2.0), dim=2, width=8, features=3)
+        >>> mean, log_variance = head(torch.randn(5, 8), torch.randn(5, 2, 3), torch.ones(5, 2), 1)
+        >>> mean[0], log_variance.exp()[0]  # untrained, it is the reference: N(y / 2, σ² / 4)
+        (tensor([0.5000, 0.5000], grad_fn=<SelectBackward0>), tensor([1., 1.], grad_fn=<SelectBackward0>))
     """
+
+    factor: Tensor
+    variance: Tensor
 
     def __init__(
         self,
@@ -223,11 +253,12 @@ class DestructionHead(nn.Module):
             raise InputError(f"destruction_mean: expected one of {sorted(DESTRUCTION_MEANS)}, got {mean!r}")
         if variance not in DESTRUCTION_VARIANCES:
             raise InputError(f"destruction_variance: expected one of {sorted(DESTRUCTION_VARIANCES)}, got {variance!r}")
-        if not mean_bound > 0:
-            raise InputError(f"mean_bound: expected a number > 0, got {mean_bound!r}")
-        if not variance_bound > 0 or (variance == "multiplicative" and variance_bound >= 1):
+        if not 0.0 < mean_bound < math.inf:
+            raise InputError(f"mean_bound: expected a finite number > 0, got {mean_bound!r}")
+        if not 0.0 < variance_bound < (1.0 if variance == "multiplicative" else math.inf):
             raise InputError(
-                f"variance_bound: expected a number > 0 (and < 1 for the multiplicative form), got {variance_bound!r}"
+                "variance_bound: expected a finite number > 0 (and < 1 for the multiplicative form), "
+                f"got {variance_bound!r}"
             )
         self.mean_form, self.variance_form = DESTRUCTION_MEANS[mean], DESTRUCTION_VARIANCES[variance]
         self.mean_bound, self.variance_bound = float(mean_bound), float(variance_bound)
@@ -247,7 +278,8 @@ class DestructionHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Mean `[..., dim]` and log variance (broadcastable) of x_k given `state` = x_{k+1} on step `transition` = k.
 
-        `hidden` and `features` may be None where nothing is learned. A deterministic step has log variance −inf.
+        Hidden vectors are `[..., width]`, features `[..., dim, features]`, both of x_{k+1}; they may be None where
+        nothing is learned. A deterministic step has log variance −inf.
         """
         factor, variance = self.factor[transition], self.variance[transition]
         mean, log_variance = factor * state, variance.log()

@@ -9,14 +9,16 @@ so that E[−D] over generated paths is the ELBO and over paths destroyed from e
 initial law there is no p_0 term and the last destruction step, which is deterministic, has no density term.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import InteractionType, TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
 from torchrl.modules import ProbabilisticActor
 
+from ..envs.errors import InputError
 from ..envs.spaces import Continuous
 from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_prob
 from .backbone import Backbone, StepIndex
@@ -34,6 +36,11 @@ class PathLogProbs(NamedTuple):
         initial: log p_0(x_0), `[B]`; zeros for a Dirac initial law.
         generation: log p→ of every step, `[B, T]`.
         destruction: log p← of every step, `[B, T]`; zeros where the step is deterministic.
+
+    Example:
+        >>> one = PathLogProbs(torch.zeros(2), torch.ones(2, 3), torch.zeros(2, 3))
+        >>> one.log_ratio(torch.tensor([0.0, 1.0]))
+        tensor([3., 2.])
     """
 
     initial: Tensor
@@ -144,7 +151,7 @@ class Agent(nn.Module):
             density: the target; without it the trajectory has no `log_reward`.
             scale: factor on every step's standard deviation (exploration).
             added: extra standard deviation, as a multiple of the reference step's (exploration).
-            differentiable: keep the graph of the reparametrised path.
+            differentiable: keep the graph of the reparametrised path and of its log reward; scores stay constants.
 
         Returns:
             A trajectory (module docstring) of batch `[n]`.
@@ -157,7 +164,16 @@ class Agent(nn.Module):
     def destroy(self, x: Tensor, density: Density | None = None, log_reward: Tensor | None = None) -> TensorDict:
         """Destroy samples `x` `[n, dim]` back to the initial law, without gradient.
 
-        `log_reward` `[n]`, where already known, saves evaluating the `density` at `x` again.
+        Args:
+            x: the samples, `[n, dim]`.
+            density: the target; without it and `log_reward` the trajectory has no `log_reward`.
+            log_reward: log R(x) `[n]` where already known; saves evaluating the `density` again.
+
+        Returns:
+            A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state.
+
+        Raises:
+            InputError: when the agent reads scores and there is no `density`, and what the density itself raises.
         """
         return rollout_destruction(self, x, density, log_reward)
 
@@ -193,7 +209,7 @@ class Agent(nn.Module):
         if first:
             destruction = nn.functional.pad(destruction, (1, 0))
         else:
-            std = torch.full_like(states[0, 0], self.reference.initial_std)
+            std = states.new_full(self.space.shape, self.reference.initial_std)
             initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log())
         return PathLogProbs(initial, generation, destruction)
 
@@ -206,54 +222,82 @@ class Agent(nn.Module):
     def generation_actor(self, density: Density | None = None) -> ProbabilisticActor:
         """The generation policy as a TorchRL actor: reads `state`, `step`; writes `hidden`, `loc`, `scale`, `action`.
 
-        The parameters are this agent's own. `density` is needed where the agent reads scores.
+        It samples unless TorchRL's `set_exploration_type` says otherwise. The parameters are this agent's own.
+        `density` is needed where the policy reads scores.
+
+        Raises:
+            InputError: when the policy reads scores and there is no `density`.
+
+        Example:
+            >>> from ebbflow.agents import build_agent
+            >>> from ebbflow.envs import GenerationEnv, get_target
+            >>> target = get_target("gmm25")
+            >>> actor = build_agent(target.space, scale=target.scale, steps=3).generation_actor()
+            >>> GenerationEnv(target, steps=3, batch_size=[4]).rollout(3, actor)["next", "reward"].shape
+            torch.Size([4, 3, 1])
         """
         return self._actor(density, destroys=False)
 
     def destruction_actor(self, density: Density | None = None) -> ProbabilisticActor:
-        """The destruction policy as a TorchRL actor, with the keys of `generation_actor`."""
+        """The destruction policy as a TorchRL actor, with the keys and errors of `generation_actor`."""
         return self._actor(density, destroys=True)
 
     def _actor(self, density: Density | None, *, destroys: bool) -> ProbabilisticActor:
-        trunk = self.destruction_trunk if destroys else self.backbone
-
-        def read(state: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-            score = None
-            if self.needs_score and density is not None:
-                score = density.value_and_score(state)[1]
-            features = self.features(state, score)
-            return trunk(features, step.squeeze(-1)), features, torch.zeros_like(state) if score is None else score
-
-        def act(hidden: Tensor, features: Tensor, score: Tensor, state: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-            k = step.squeeze(-1)
-            if destroys:
-                mean, log_variance = self.destruction(hidden, features, state, k - 1)
-            else:
-                mean, log_variance = self.generation(hidden, features, state, k, score)
-            return mean - state, (0.5 * log_variance).exp().expand_as(mean)
-
-        backbone = TensorDictModule(_Function(trunk, read), ["state", "step"], ["hidden", "features", "score"])
-        head = TensorDictModule(
-            _Function(self.destruction if destroys else self.generation, act),
-            ["hidden", "features", "score", "state", "step"],
-            ["loc", "scale"],
-        )
+        score: Callable[[Tensor], Tensor] | None = None
+        if self.needs_score:
+            if density is not None:
+                score = _score_of(density)
+            elif not destroys or "score" in self.features.names:
+                raise InputError("this policy reads the gradient of the log density: pass the target as `density`")
+        trunk = _Trunk(self.features, self.destruction_trunk if destroys else self.backbone, score)
+        head = _Step(self.destruction if destroys else self.generation)
         return ProbabilisticActor(
-            TensorDictSequential(backbone, head),
+            TensorDictSequential(
+                TensorDictModule(trunk, ["state", "step"], ["hidden", "features", "score"]),
+                TensorDictModule(head, ["hidden", "features", "score", "state", "step"], ["loc", "scale"]),
+            ),
             in_keys=["loc", "scale"],
             out_keys=["action"],
             distribution_class=DiracNormal,
+            default_interaction_type=InteractionType.RANDOM,
             return_log_prob=True,
         )
 
 
-class _Function(nn.Module):
-    """A function as a module that owns (and so registers) the network that the function calls."""
+def _score_of(density: Density) -> Callable[[Tensor], Tensor]:
+    """The score alone; a function, so that the target's tensors are neither parameters of an actor nor copied with it."""
+    return lambda x: density.value_and_score(x)[1]
 
-    def __init__(self, network: nn.Module, function) -> None:
+
+class _Trunk(nn.Module):
+    """First half of an actor: state and step in; hidden vector, features and score (zero where not read) out."""
+
+    def __init__(self, features: StateFeatures, backbone: Backbone, score: Callable[[Tensor], Tensor] | None) -> None:
         super().__init__()
-        self.network = network
-        self.function = function
+        self.features = features
+        self.backbone = backbone
+        self.score = score
 
-    def forward(self, *args: Tensor) -> tuple[Tensor, ...]:
-        return self.function(*args)
+    def forward(self, state: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        score = None if self.score is None else self.score(state)
+        features = self.features(state, score)
+        hidden = self.backbone(features, step.squeeze(-1))
+        return hidden, features, torch.zeros_like(state) if score is None else score
+
+
+class _Step(nn.Module):
+    """Second half of an actor: mean and standard deviation of the increment, from what the first half wrote."""
+
+    def __init__(self, head: GenerationHead | DestructionHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self, hidden: Tensor, features: Tensor, score: Tensor, state: Tensor, step: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        k = step.squeeze(-1)
+        if isinstance(self.head, DestructionHead):
+            mean, log_variance = self.head(hidden, features, state, k - 1)
+        else:
+            mean, log_variance = self.head(hidden, features, state, k, score)
+        return mean - state, (0.5 * log_variance).exp().expand_as(mean)

@@ -19,7 +19,7 @@ def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentCon
 
     Args:
         space: the state space.
-        scale: typical length of the target; sets σ and the unit of the features.
+        scale: typical length of the target, > 0; sets σ and the unit of the features.
         steps: number of steps T, >= 1.
         config: the architecture.
 
@@ -33,8 +33,8 @@ def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentCon
     config = config or AgentConfig()
     sigma = scale if config.sigma is None else config.sigma
     grid = get_time_grid(config.time_grid, steps)
-    reference = get_reference(config.reference, grid, sigma)
     features = StateFeatures(config.features, scale, config.frequencies)
+    reference = get_reference(config.reference, grid, sigma)
     inputs = space.dim * features.count
     backbone = Backbone(inputs, grid.times, config.width, config.depth)
     generation = GenerationHead(

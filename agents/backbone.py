@@ -22,11 +22,11 @@ class Backbone(nn.Module):
     Args:
         inputs: number of features of a whole state (dim × features per coordinate).
         times: the T + 1 grid times.
-        width: hidden width, >= 1.
-        depth: number of hidden layers, >= 1.
+        width: hidden width, a whole number >= 1.
+        depth: number of hidden layers, a whole number >= 1.
 
     Raises:
-        InputError: for a width or depth below 1.
+        InputError: for a width or depth that is not a whole number >= 1.
 
     Example:
         >>> backbone = Backbone(inputs=6, times=[0.0, 0.5, 1.0], width=16, depth=2)
@@ -38,17 +38,18 @@ class Backbone(nn.Module):
 
     TIME_FREQUENCIES = 8
 
+    time_waves: Tensor
+
     def __init__(self, inputs: int, times: Sequence[float], width: int = 64, depth: int = 2) -> None:
         super().__init__()
         for name, value in (("width", width), ("depth", depth)):
-            if value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(f"{name}: expected a whole number >= 1, got {value!r}")
         angles = torch.as_tensor(list(times), dtype=torch.float64).unsqueeze(-1) * (
             math.pi * torch.arange(1, self.TIME_FREQUENCIES + 1)
         )
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [T+1, 2·TIME_FREQUENCIES]
         self.register_buffer("time_waves", waves.to(torch.get_default_dtype()), persistent=False)
-        self.time_waves: Tensor
         self.embed_time = nn.Sequential(nn.Linear(waves.shape[-1], width), nn.GELU(), nn.Linear(width, width))
         self.embed_state = nn.Linear(inputs, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
@@ -61,7 +62,7 @@ class Backbone(nn.Module):
     def forward(self, features: Tensor, step: StepIndex, time_embedding: Tensor | None = None) -> Tensor:
         """Hidden vectors `[..., width]` of states with features `[..., dim, features]` at grid points `step`.
 
-        `time_embedding` is the result of `time_embedding()`, where a caller already has it (a rollout computes it once).
+        `time_embedding` is the result of `time_embedding()`, where a caller has it already, as a rollout does.
         """
         table = self.time_embedding() if time_embedding is None else time_embedding
         hidden = nn.functional.gelu(self.embed_state(features.flatten(-2)) + table[step])

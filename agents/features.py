@@ -27,11 +27,12 @@ class StateFeatures(nn.Module):
 
     Args:
         names: which features, out of `FEATURES`.
-        scale: length by which the state is measured, > 0.
-        frequencies: the ω of the Fourier features, in radians per unit of u.
+        scale: length by which the state is measured, in units of the state, > 0.
+        frequencies: the ω of the Fourier features, in radians per unit of u; at least one where they are used.
 
     Raises:
-        InputError: for an unknown feature name, or when `score` is asked for and not given to `forward`.
+        InputError: for an unknown feature name, a scale that is not positive and finite, or no frequencies; in
+            `forward`, when `score` is among the features and not given.
 
     Example:
         >>> features = StateFeatures(["raw", "asinh", "fourier"], scale=2.0, frequencies=[1.0, 2.0])
@@ -41,11 +42,17 @@ class StateFeatures(nn.Module):
         torch.Size([5, 3, 6])
     """
 
+    frequencies: Tensor
+
     def __init__(self, names: Sequence[str], scale: float, frequencies: Sequence[float]) -> None:
         super().__init__()
         unknown = [name for name in names if name not in FEATURES]
         if unknown or not names:
             raise InputError(f"features: expected a choice of {list(FEATURES)}, got {list(names)!r}")
+        if not 0.0 < scale < float("inf"):
+            raise InputError(f"scale: expected a positive finite length, got {scale!r}")
+        if "fourier" in names and not len(frequencies):
+            raise InputError(f"frequencies: expected at least one for the 'fourier' features, got {frequencies!r}")
         self.names = tuple(names)
         self.scale = float(scale)
         self.register_buffer("frequencies", torch.as_tensor(list(frequencies)), persistent=False)
@@ -53,7 +60,8 @@ class StateFeatures(nn.Module):
     @property
     def count(self) -> int:
         """Number of features of one coordinate."""
-        return sum(2 * len(self.frequencies) if name == "fourier" else 1 for name in self.names)
+        fourier = 2 * self.frequencies.shape[0]
+        return sum(fourier if name == "fourier" else 1 for name in self.names)
 
     def forward(self, x: Tensor, score: Tensor | None = None) -> Tensor:
         """Features of the states `x` `[..., dim]`; `score` `[..., dim]` is ∇log R at `x` where that feature is used."""

@@ -1,6 +1,7 @@
 """Lean rollouts: a bare loop over actor and transition, equal to `env.rollout` under the same seed, and faster.
 
-Sampling is gradient-free unless asked otherwise; losses re-evaluate the stored states.
+Sampling is gradient-free unless asked otherwise; losses re-evaluate the stored states. Scores are constants always: a
+differentiable path carries no second derivatives of the density.
 """
 
 from typing import TYPE_CHECKING, Any, Protocol
@@ -66,7 +67,16 @@ def rollout_generation(
     added: float = 0.0,
     differentiable: bool = False,
 ) -> TensorDict:
-    """Sample `n` generation paths; see `Agent.generate`."""
+    """Sample `n` generation paths; see `Agent.generate`.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs import get_target
+        >>> target = get_target("gmm25")
+        >>> paths = rollout_generation(build_agent(target.space, scale=target.scale, steps=4), 3, target)
+        >>> paths["state"].shape, paths["log_reward"].shape
+        (torch.Size([3, 5, 2]), torch.Size([3]))
+    """
     with torch.set_grad_enabled(differentiable):
         visits = _Visits(agent, density)
         state = agent.initial_state(n)
@@ -81,7 +91,7 @@ def rollout_generation(
             state = agent.space.transition(state, action, k)
         visits.add(state)
         log_reward = visits.value
-        if log_reward is None and density is not None:
+        if density is not None and (log_reward is None or differentiable):  # the value beside a score has no gradient
             log_reward = density(state)
         return visits.trajectory(log_reward)
 
@@ -89,7 +99,17 @@ def rollout_generation(
 def rollout_destruction(
     agent: "Agent", x: Tensor, density: Density | None = None, log_reward: Tensor | None = None
 ) -> TensorDict:
-    """Destroy the samples `x`; see `Agent.destroy`."""
+    """Destroy the samples `x`; see `Agent.destroy`.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs import get_target
+        >>> target = get_target("gmm25")
+        >>> agent = build_agent(target.space, scale=target.scale, steps=4)
+        >>> paths = rollout_destruction(agent, target.sample(3), target)
+        >>> paths["state"].shape, paths["state"][:, 0].tolist()  # all the way back to the origin
+        (torch.Size([3, 5, 2]), [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    """
     with torch.no_grad():
         visits = _Visits(agent, density)
         table = agent.destruction_trunk.time_embedding() if agent.destruction.learned else None

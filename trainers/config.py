@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from ..agents.config import AgentConfig
 from ..envs.errors import InputError
 
@@ -103,7 +105,7 @@ class OptimiserConfig:
 class TrainConfig:
     """One training run: target, horizon, and every choice the trainer makes."""
 
-    target: str = ""
+    target: tyro.conf.Suppress[str] = ""
     """Target: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
     dim: int | None = None
     """Dimension, where the target does not fix it."""

@@ -6,6 +6,8 @@ With v_k = σ_0² + σ² t_k and y = x_{k+1} (arXiv 2506.01541 and its code line
     destruction   N((v_k / v_{k+1}) · y, σ² Δ_k · v_k / v_{k+1}).
 """
 
+import math
+
 from ...envs.errors import InputError
 from ..time_grid import TimeGrid
 from .gaussian import GaussianReference, check_length
@@ -22,7 +24,7 @@ def variance_exploding(grid: TimeGrid, sigma: float, initial_std: float | None =
         initial_std: standard deviation of x_0, >= 0; by default `sigma`; 0 gives the Brownian bridge.
 
     Raises:
-        InputError: for a non-positive `sigma` or a negative `initial_std`.
+        InputError: unless `sigma` is positive and finite, and `initial_std` finite and not negative.
 
     Example:
         >>> reference = variance_exploding(TimeGrid.uniform(2), sigma=1.0, initial_std=1.0)
@@ -31,8 +33,8 @@ def variance_exploding(grid: TimeGrid, sigma: float, initial_std: float | None =
     """
     rate = check_length("sigma", sigma) ** 2
     initial_std = sigma if initial_std is None else initial_std
-    if not initial_std >= 0.0:
-        raise InputError(f"initial_std: expected a number >= 0, got {initial_std!r}")
+    if not 0.0 <= initial_std < math.inf:
+        raise InputError(f"initial_std: expected a finite number >= 0, got {initial_std!r}")
     v = [initial_std**2 + rate * t for t in grid.times]
     ratio = tuple(v[k] / v[k + 1] for k in range(grid.steps))
     steps = grid.increments

@@ -11,6 +11,7 @@ disjoint and a shared backbone is trained by both. Source: arXiv 2506.01541, sec
 """
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -40,14 +41,30 @@ class PathObjective(LossModule):
 
     Raises:
         InputError: when `destruction` is not such an objective.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs import get_target
+        >>> from ebbflow.trainers.objectives import VarGrad
+        >>> target = get_target("gmm25")
+        >>> class MeanAbsolute(PathObjective):  # another loss of D takes one function
+        ...     @staticmethod
+        ...     def loss_of_log_ratio(log_ratio, log_z, weight):
+        ...         return weighted_mean((log_ratio + log_z).abs(), weight)
+        >>> agent = build_agent(target.space, scale=target.scale, steps=3)
+        >>> objective = MeanAbsolute(agent, destruction=VarGrad)
+        >>> losses = objective(agent.generate(16, target))
+        >>> (losses["loss_generation"] + losses["loss_destruction"]).backward()
+        >>> losses["log_ratio"].shape
+        torch.Size([16])
     """
 
     agent: Agent
     agent_params: TensorDictParams
     target_agent_params: TensorDictParams
 
-    in_keys = ["state", "log_reward"]
-    out_keys = ["loss_generation", "loss_destruction", "loss_log_z", "log_ratio"]
+    in_keys: ClassVar[list[str]] = ["state", "log_reward"]
+    out_keys: ClassVar[list[str]] = ["loss_generation", "loss_destruction", "loss_log_z", "log_ratio"]
 
     def __init__(
         self, agent: Agent, *, destruction: "type[PathObjective] | None" = None, use_targets: bool = True
@@ -84,7 +101,7 @@ class PathObjective(LossModule):
             "loss_generation": self.loss_of_log_ratio(rest + generation - seen_destruction, log_z.detach(), weight),
             "loss_destruction": (
                 self.destruction_loss(rest + seen_generation - destruction, log_z.detach(), weight)
-                if destruction.requires_grad
+                if self.agent.destruction.learned
                 else torch.zeros_like(log_z)
             ),
             "loss_log_z": (log_z + weighted_mean(log_ratio, weight)).square(),

@@ -1,0 +1,286 @@
+"""The command line `ebbflow`: train, resume, evaluate, sample, report, targets. torch is imported only when work begins.
+
+Mistakes in what the user gave end in one line on standard error and exit code 2 (with `--debug`: the traceback); an
+interrupted training ends in exit code 130 after saving.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ..envs.errors import InputError
+from .config import TrainConfig, load_preset
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class _Command:
+    debug: bool = False
+    """Show the whole traceback of an error."""
+
+    def run(self) -> int:
+        """Do it; returns the exit code."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Train(_Command):
+    """Train a sampler into a new run folder, evaluate it, and draw its figures."""
+
+    target: tyro.conf.Positional[str | None] = None
+    """What to sample: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
+    out: Path | None = None
+    """Run folder; by default runs/TARGET."""
+    preset: str | None = None
+    """Start from the settings of a preset, or of any run's config.json; flags override them."""
+    overwrite: bool = False
+    """Replace an earlier run in the same folder."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    """Settings."""
+
+    def run(self) -> int:
+        """Train, evaluate, draw."""
+        from .train import train
+
+        config = self.config if self.target is None else replace(self.config, target=self.target)
+        name = config.target.replace(":", "-").replace("/", "-")
+        out = self.out or Path("runs") / (name or "run")
+        return _report(train(config, out, overwrite=self.overwrite), out)
+
+
+@dataclass(frozen=True)
+class Resume(_Command):
+    """Go on with an interrupted run from its last checkpoint."""
+
+    folder: tyro.conf.Positional[Path] = tyro.MISSING
+    """Run folder."""
+
+    def run(self) -> int:
+        """Train on, evaluate, draw."""
+        from .train import resume
+
+        return _report(resume(self.folder), self.folder)
+
+
+@dataclass(frozen=True)
+class Evaluate(_Command):
+    """Evaluate a run's last checkpoint again, and write its evaluation.json."""
+
+    folder: tyro.conf.Positional[Path] = tyro.MISSING
+    """Run folder."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the numbers as JSON, and nothing else, on standard output."""
+    samples: int | None = None
+    """Samples of each kind; by default the run's setting."""
+    seed: int = 0
+    """Seed of the evaluation."""
+
+    def run(self) -> int:
+        """Evaluate."""
+        from .evaluation import write_evaluation
+        from .run_folder import RunFolder
+        from .train import evaluate_run, load_run
+
+        if self.samples is not None and self.samples < 2:
+            raise InputError(f"samples: expected a whole number >= 2, got {self.samples!r}")
+        evaluation = evaluate_run(load_run(self.folder), samples=self.samples, seed=self.seed)
+        write_evaluation(RunFolder(self.folder).evaluation, evaluation)
+        if self.as_json:
+            print(json.dumps(evaluation, indent=2))
+            return 0
+        return _report(evaluation, self.folder)
+
+
+@dataclass(frozen=True)
+class Sample(_Command):
+    """Draw samples, with their log importance weights, from a run's last checkpoint."""
+
+    folder: tyro.conf.Positional[Path] = tyro.MISSING
+    """Run folder."""
+    number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1000
+    """How many."""
+    out: Path = Path("samples.npz")
+    """File to write: .npz (arrays x and log_weight) or .nc (ArviZ InferenceData)."""
+    seed: int = 0
+    """Seed of the sampling."""
+
+    def run(self) -> int:
+        """Sample."""
+        from .export import check_ending, write_samples
+
+        check_ending(self.out)
+        if self.number < 1:
+            raise InputError(f"number: expected a whole number >= 1, got {self.number!r}")
+        import torch
+
+        from .evaluation import sample_agent
+        from .train import load_run
+
+        trainer = load_run(self.folder)
+        torch.manual_seed(self.seed)
+        drawn = sample_agent(trainer.evaluated_agent, trainer.target, self.number)
+        write_samples(self.out, drawn["x"], drawn["log_weight"])
+        print(f"{self.number} samples of dimension {drawn['x'].shape[1]} in {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Report(_Command):
+    """Show a run's evaluation, and draw its figures again."""
+
+    folder: tyro.conf.Positional[Path] = tyro.MISSING
+    """Run folder."""
+
+    def run(self) -> int:
+        """Show and draw."""
+        from .callbacks import read_metrics
+        from .figures import write_figures
+        from .run_folder import RunFolder
+        from .train import evaluate_run, load_run
+
+        run = RunFolder(self.folder)
+        trainer = load_run(self.folder)
+        write_figures(run.figures, trainer.evaluated_agent, trainer.target, read_metrics(run.metrics))
+        return _report(json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else evaluate_run(trainer), run.path)
+
+
+@dataclass(frozen=True)
+class Targets(_Command):
+    """List the targets that can be named."""
+
+    def run(self) -> int:
+        """List."""
+        from rich.console import Console
+        from rich.table import Table
+
+        from ..envs.registry import list_targets
+
+        table = Table("target", "what it is", box=None)
+        for name, description in list_targets().items():
+            table.add_row(name, description)
+        Console().print(table)
+        return 0
+
+
+COMMANDS: dict[str, type[_Command]] = {
+    "train": Train,
+    "resume": Resume,
+    "evaluate": Evaluate,
+    "sample": Sample,
+    "report": Report,
+    "targets": Targets,
+}
+
+ROWS = (  # of the table that ends a training: evaluation keys, label, unit
+    (("elbo", "elbo_stderr"), "ELBO", "nats"),
+    (("eubo", "eubo_stderr"), "EUBO", "nats"),
+    (("eubo_median", None), "EUBO median", "nats"),
+    (("sandwich_width", None), "EUBO − ELBO", "nats"),
+    (("log_z", "log_z_stderr"), "log Z (importance-weighted)", "nats"),
+    (("true_log_z", None), "log Z (true)", "nats"),
+    (("ess_reverse", None), "ESS, generated", "share"),
+    (("ess_forward", None), "ESS, exact samples", "share"),
+    (("khat", None), "Pareto k̂", ""),
+    (("sinkhorn", None), "Sinkhorn", ""),
+    (("mode_coverage", None), "modes covered", "share"),
+    (("energy_calls", None), "energy calls", ""),
+    (("gradient_calls", None), "gradient calls", ""),
+    (("seconds", None), "training", "s"),
+)
+
+
+def _report(evaluation: dict[str, Any], folder: Path) -> int:
+    """Print the numbers, the warnings and where the files are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from .evaluation import warnings_of
+
+    if "interrupted" in evaluation:
+        print(
+            f"interrupted after iteration {evaluation['interrupted']}, and saved; go on with: ebbflow resume {folder}",
+            file=sys.stderr,
+        )
+        return 130
+    console = Console()
+    table = Table("", "value", "± s.e.", "unit", box=None, header_style="dim")
+    for (key, error), label, unit in ROWS:
+        value = evaluation.get(key)
+        if value is None:
+            continue
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+        spread = "" if error is None or evaluation.get(error) is None else f"{evaluation[error]:.3f}"
+        table.add_row(label, shown, spread, unit)
+    console.print(table)
+    for warning in warnings_of(evaluation):
+        console.print(f"[yellow]not to be trusted:[/yellow] {warning}", soft_wrap=True)
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    return 0
+
+
+def _defaults(argv: Sequence[str]) -> dict[str, _Command]:
+    """Commands with their default values; a preset named on the command line changes those of `train`."""
+    defaults = {name: command() for name, command in COMMANDS.items()}
+    if argv and argv[0] == "train":
+        for i, word in enumerate(argv):
+            name = word.partition("=")[2] if word.startswith("--preset=") else None
+            if word == "--preset" and i + 1 < len(argv):
+                name = argv[i + 1]
+            if name is not None:
+                defaults["train"] = Train(config=load_preset(name))
+    return defaults
+
+
+def _guarded(work: Callable[[], int], debug: bool) -> int:
+    """Run `work`; mistakes of the user and of the machine become one line."""
+    try:
+        return work()
+    except InputError as error:
+        if debug:
+            raise
+        print(f"ebbflow: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"ebbflow: {error.strerror or error}{where}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ebbflow: stopped", file=sys.stderr)
+        return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `ebbflow` command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    logging.getLogger("torchrl").setLevel(logging.WARNING)
+    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")
+    debug = "--debug" in argv
+
+    def work() -> int:
+        kind = tyro.extras.subcommand_type_from_defaults(
+            _defaults(argv), descriptions={name: (command.__doc__ or "") for name, command in COMMANDS.items()}
+        )
+        command = tyro.cli(
+            kind,
+            prog="ebbflow",
+            description="Learn to generate by learning to destroy: few-step samplers of unnormalised densities.",
+            args=argv,
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+        return command.run()
+
+    return _guarded(work, debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,342 @@
+"""Evaluation: how well an agent samples its target, as one flat dictionary with the keys of `evaluation.json`.
+
+It looks on and changes nothing: random number generators, the target's call counters and the agent's training mode are
+afterwards what they were. Exact samples depend on the seed alone, so that agents are judged on the same ones.
+
+    elbo, elbo_stderr, eubo, eubo_stderr, eubo_median, sandwich_width   bounds of log Z (nats), see `metrics.sandwich`
+    log_z, log_z_stderr, true_log_z                                     importance-weighted, and the truth (nats)
+    ess_reverse, ess_forward, khat                                      see `metrics.weights`
+    sinkhorn, sinkhorn_floor         squared state units; the floor is what a second exact sample scores
+    mode_coverage, mode_mass_error   see `metrics.coverage`
+    zero_density_share               share of generated samples on which the density is zero
+    samples                          how many paths were generated (and destroyed)
+    energy_calls, gradient_calls, seconds                               cost of the training, as told by the caller
+
+No key is ever absent; None is a number that is undefined. Strict JSON has no infinity: −inf, which an ELBO honestly is
+when a generated sample hits a density of zero, is a float in Python and null in JSON, and `zero_density_share` > 0 then
+tells it from an unknown one.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from ..agents.agent import Agent
+from ..envs.errors import InputError
+from ..envs.target import Target
+from .metrics.coverage import mode_coverage, mode_mass_error, mode_shares
+from .metrics.sandwich import sandwich
+from .metrics.transport import sinkhorn_divergence
+from .metrics.weights import ess_forward, ess_reverse, importance_log_z, pareto_khat
+
+__all__ = [
+    "Evaluation",
+    "as_json",
+    "evaluate",
+    "exact_samples",
+    "log_weights_of_destroyed",
+    "looking_on",
+    "sample_agent",
+    "warnings_of",
+    "write_evaluation",
+]
+
+Evaluation = dict[str, float | int | None]
+
+CHUNK = 2_000
+
+# Evaluation must not repeat the noise, nor the exact samples, of a training that was started from the same seed.
+_STREAM = 0x0EBB_F10A
+
+_SINKHORN_POINTS = 1_000
+
+# From where on a number is not to be trusted, or says so about others.
+_WORST_KHAT = 0.7
+_SMALLEST_ESS = 0.01
+_WIDEST_SANDWICH = 10.0
+_CONTRADICTION = 5.0  # standard errors by which the lower bound may lie above the upper one
+
+
+@contextmanager
+def looking_on(agent: Agent, target: Target | None, seed: int) -> Iterator[None]:
+    """Gradient-free block with its own random numbers, after which nothing has changed.
+
+    Restored: torch's generators (CPU, and the agent's device), NumPy's global generator, the target's call counters, and
+    the training mode of the agent's modules, which is off inside.
+
+    Args:
+        agent: who is looked at.
+        target: whose counters are restored, if any.
+        seed: seed of the block's random numbers, >= 0.
+    """
+    device = agent.log_z.device
+    calls = (target.energy_calls, target.gradient_calls) if target is not None else (0, 0)
+    modes = [(module, module.training) for module in agent.modules()]
+    numpy_state = numpy.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        try:
+            # Not torch.manual_seed, which would seed devices that are not restored.
+            torch.default_generator.manual_seed(seed + _STREAM)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed + _STREAM)
+            numpy.random.seed((seed + _STREAM) % 2**32)
+            agent.eval()
+            yield
+        finally:
+            numpy.random.set_state(numpy_state)
+            for module, training in modes:
+                module.training = training
+            if target is not None:
+                target.energy_calls, target.gradient_calls = calls
+
+
+def sample_agent(agent: Agent, target: Target | None = None, n: int = 1_000, chunk: int = CHUNK) -> dict[str, Tensor]:
+    """Generated samples and, given a density, their log importance weights.
+
+    Random numbers come from torch's global generator, and the target counts its calls.
+
+    Args:
+        agent: who samples.
+        target: the density; needed by an agent that reads scores.
+        n: number of samples, >= 1.
+        chunk: how many paths are held in memory at a time, >= 1.
+
+    Returns:
+        `x`, `[n, dim]`, and, if the target has a log density, `log_weight` = −D, `[n]` (nats); on the agent's device.
+
+    Raises:
+        InputError: on numbers out of range, a target of another dimension, an agent that has diverged (its parameters
+            or log-weights are not finite), and what the density itself raises.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs.targets.mixtures import gmm25
+        >>> target = gmm25()
+        >>> agent = build_agent(target.space, scale=target.scale, steps=2)
+        >>> {key: list(value.shape) for key, value in sample_agent(agent, target, n=10).items()}
+        {'x': [10, 2], 'log_weight': [10]}
+    """
+    _check(agent, target, chunk, samples=n, least=1)
+    density = target if target is not None and target.has_log_prob else None
+    states, log_weights = [], []
+    with torch.no_grad():
+        for size in _sizes(n, chunk):
+            paths = agent.generate(size, density)
+            states.append(paths["state"][:, -1].clone())  # a view would keep whole paths in memory
+            if density is not None:
+                log_weights.append(-agent.log_ratio(paths))
+    columns = {"x": torch.cat(states)}
+    if log_weights:
+        columns["log_weight"] = _checked(torch.cat(log_weights), "generated")
+    return columns
+
+
+def exact_samples(agent: Agent, target: Target, n: int, chunk: int = CHUNK) -> Tensor:
+    """`n` exact samples of the target, `[n, dim]`, drawn `chunk` at a time, in the agent's dtype and on its device."""
+    return torch.cat([target.sample(size).detach().to(agent.log_z) for size in _sizes(n, chunk)])
+
+
+def log_weights_of_destroyed(agent: Agent, target: Target, x: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Log-weights −D, `[n]` (nats), of paths destroyed from samples `x`, `[n, dim]`, without gradient.
+
+    Raises:
+        InputError: if a log-weight is NaN, and what the density itself raises.
+    """
+    with torch.no_grad():
+        parts = [-agent.log_ratio(agent.destroy(part, target)) for part in x.split(chunk)]
+    return _checked(torch.cat(parts), "destroyed")
+
+
+def evaluate(
+    agent: Agent,
+    target: Target,
+    *,
+    samples: int = 10_000,
+    chunk: int = CHUNK,
+    seed: int = 0,
+    require_eubo: bool = False,
+    energy_calls: int | None = None,
+    gradient_calls: int | None = None,
+    seconds: float | None = None,
+) -> Evaluation:
+    """Evaluate an agent on its target; the keys are those of the module docstring, in that order.
+
+    Args:
+        agent: who is judged, on any device and in any floating point dtype.
+        target: on the same device. Without exact samples, what needs them is None; without a log density, all bounds
+            and weights are.
+        samples: number of generated and of destroyed paths, >= 2.
+        chunk: how many paths are held in memory at a time, >= 1; changes the random numbers, not what is estimated.
+        seed: seed of the evaluation, >= 0.
+        require_eubo: raise where the EUBO cannot be had, instead of returning None.
+        energy_calls, gradient_calls, seconds: cost of the training, passed on as they are.
+
+    Raises:
+        InputError: on numbers out of range, a target of another dimension, a diverged agent, `require_eubo` without
+            exact samples or density, and what the density itself raises.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs.targets.mixtures import GaussianMixture
+        >>> target = GaussianMixture([[0.0, 0.0]], std=2.0)
+        >>> agent = build_agent(target.space, scale=2.0, steps=3)  # a Brownian bridge is exact for this one
+        >>> evaluation = evaluate(agent, target, samples=100)
+        >>> abs(round(evaluation["sandwich_width"], 3)), round(evaluation["ess_reverse"], 3)
+        (0.0, 1.0)
+    """
+    _check(agent, target, chunk, samples=samples, least=2)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(f"seed: expected a whole number in [0, 2^32), got {seed!r}")
+    if require_eubo:
+        target.require_sample("EUBO")
+        target.require_log_prob("EUBO")
+    exact: Tensor | None = None
+    destroyed: Tensor | None = None
+    with looking_on(agent, target, seed):
+        if target.can_sample:
+            exact = exact_samples(agent, target, samples, chunk)
+            second = exact_samples(agent, target, min(samples, _SINKHORN_POINTS), chunk)
+            if target.has_log_prob:
+                destroyed = log_weights_of_destroyed(agent, target, exact, chunk)
+        generated = sample_agent(agent, target, samples, chunk)
+        x, log_weight = generated["x"], generated.get("log_weight")
+        shares = mode_shares(target, x, chunk=chunk)
+        masses = target.mode_masses
+    log_z, log_z_stderr = (None, None) if log_weight is None else importance_log_z(log_weight)
+    return {
+        **sandwich(log_weight, destroyed),
+        "log_z": log_z,
+        "log_z_stderr": log_z_stderr,
+        "true_log_z": target.log_z,
+        "ess_reverse": None if log_weight is None else ess_reverse(log_weight),
+        "ess_forward": None if destroyed is None else ess_forward(destroyed, target.log_z),
+        "khat": None if log_weight is None else pareto_khat(log_weight),
+        "sinkhorn": None if exact is None else sinkhorn_divergence(x, exact, points=_SINKHORN_POINTS),
+        "sinkhorn_floor": None if exact is None else sinkhorn_divergence(second, exact, points=_SINKHORN_POINTS),
+        "mode_coverage": mode_coverage(shares, masses),
+        "mode_mass_error": mode_mass_error(shares, masses),
+        "zero_density_share": None if log_weight is None else (log_weight == -math.inf).double().mean().item(),
+        "samples": samples,
+        "energy_calls": energy_calls,
+        "gradient_calls": gradient_calls,
+        "seconds": seconds,
+    }
+
+
+def warnings_of(evaluation: Evaluation) -> list[str]:
+    """What in an evaluation is not to be trusted, in plain sentences, each naming its number; empty if nothing is.
+
+    Takes what `evaluate` returned as well as what was read back from JSON.
+
+    Example:
+        >>> warnings_of({"eubo": 1.0, "khat": 0.93, "mode_coverage": 1.0})
+        ['khat = 0.93 is above 0.7: the importance weights are too heavy-tailed for log_z and its error to be trusted.']
+    """
+    found = []
+
+    def number(key: str) -> float:
+        value = evaluation.get(key)
+        return math.nan if value is None else float(value)  # every comparison with NaN is false
+
+    if number("zero_density_share") > 0:
+        found.append(
+            f"elbo is -inf: zero_density_share = {number('zero_density_share'):.2g} of the generated samples lie "
+            "where the density is zero."
+        )
+    elif evaluation.get("elbo") is None and "elbo" in evaluation:
+        found.append("elbo is unknown: without a log density there are no bounds, weights or log Z.")
+    if number("khat") > _WORST_KHAT:
+        found.append(
+            f"khat = {number('khat'):.2f} is above {_WORST_KHAT}: the importance weights are too heavy-tailed for log_z "
+            "and its error to be trusted."
+        )
+    if number("ess_reverse") < _SMALLEST_ESS:
+        found.append(
+            f"ess_reverse = {number('ess_reverse'):.2g} is below {_SMALLEST_ESS}: a few generated samples carry nearly "
+            "all the weight, so log_z and its error are not to be trusted."
+        )
+    if number("ess_forward") < _SMALLEST_ESS:
+        found.append(
+            f"ess_forward = {number('ess_forward'):.2g} is below {_SMALLEST_ESS}: generation rarely or never goes where "
+            "some of the exact samples are."
+        )
+    if evaluation.get("eubo") is None:
+        found.append("eubo is unknown: without exact samples, no other number can exclude that modes were missed.")
+    width = number("sandwich_width")
+    if width > _WIDEST_SANDWICH:
+        found.append(
+            f"sandwich_width = {width:.3g} nats is above {_WIDEST_SANDWICH:g}: generation and destruction are far from "
+            "each other's reversal, and modes may be missed."
+        )
+    if width < -_CONTRADICTION * math.hypot(number("elbo_stderr"), number("eubo_stderr")) - 1e-3:
+        found.append(
+            f"sandwich_width = {width:.3g} nats is below zero by more than chance: the exact samples and the log density "
+            "do not belong to each other."
+        )
+    if number("mode_coverage") < 1:
+        found.append(
+            f"mode_coverage = {number('mode_coverage'):.3g} is below 1: some known modes hold less than a quarter of "
+            "their true mass among the samples."
+        )
+    return found
+
+
+def as_json(evaluation: Evaluation) -> str:
+    """The evaluation as strict JSON; what is not finite is null (module docstring).
+
+    Example:
+        >>> print(as_json({"elbo": float("-inf"), "samples": 10}))
+        {
+          "elbo": null,
+          "samples": 10
+        }
+    """
+    finite = {key: value if value is None or math.isfinite(value) else None for key, value in evaluation.items()}
+    return json.dumps(finite, indent=2, allow_nan=False)
+
+
+def write_evaluation(path: str | Path, evaluation: Evaluation) -> None:
+    """Write the evaluation as JSON, all or nothing: whoever reads `path` finds the old file or the whole new one.
+
+    Raises:
+        OSError: if the folder does not exist or cannot be written; what was there before stays.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(as_json(evaluation) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _sizes(n: int, chunk: int) -> list[int]:
+    return [min(chunk, n - done) for done in range(0, n, chunk)]
+
+
+def _check(agent: Agent, target: Target | None, chunk: int, *, samples: int, least: int) -> None:
+    for field, value, lowest in (("samples", samples, least), ("chunk", chunk, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise InputError(f"{field}: expected a whole number >= {lowest}, got {value!r}")
+    if target is not None and target.space != agent.space:
+        raise InputError(f"target {target.name!r} has states in {target.space}, but the agent's are in {agent.space}")
+    for name, parameter in agent.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise InputError(f"agent: parameter {name} is not finite; its training has diverged")
+
+
+def _checked(log_weight: Tensor, what: str) -> Tensor:
+    if bad := int(log_weight.isnan().sum()):
+        raise InputError(f"agent: the log-weights of {bad} of {len(log_weight)} {what} paths are NaN")
+    return log_weight

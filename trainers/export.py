@@ -1,0 +1,62 @@
+"""Samples for other software: NumPy .npz and ArviZ InferenceData (.nc)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+from torch import Tensor
+
+from ..envs.errors import InputError
+
+__all__ = ["to_arviz", "write_samples"]
+
+
+def to_arviz(x: Tensor, log_weight: Tensor, evaluation: dict[str, Any] | None = None) -> Any:
+    """InferenceData with `posterior.x` `[1, n, dim]`, `sample_stats.log_weight` `[1, n]`, and numbers as attributes.
+
+    Raises:
+        InputError: when ArviZ is not installed.
+
+    Example:
+        >>> import torch
+        >>> to_arviz(torch.zeros(4, 2), torch.zeros(4)).posterior["x"].shape
+        (1, 4, 2)
+    """
+    try:
+        import arviz
+    except ImportError as error:
+        raise InputError("ArviZ is not installed; it comes with: pip install 'ebbflow[arviz]'") from error
+    data = arviz.from_dict(
+        posterior={"x": x.cpu().numpy()[None]}, sample_stats={"log_weight": log_weight.cpu().numpy()[None]}
+    )
+    for name, value in (evaluation or {}).items():
+        if value is not None:
+            data.posterior.attrs[name] = value
+    return data
+
+
+def write_samples(path: Path, x: Tensor, log_weight: Tensor, evaluation: dict[str, Any] | None = None) -> None:
+    """Write samples `[n, dim]` and log weights `[n]` as .npz (`x`, `log_weight`) or .nc (ArviZ), by the file's ending.
+
+    Raises:
+        InputError: for another ending, or when ArviZ is needed and not installed.
+    """
+    check_ending(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        if path.suffix == ".npz":
+            numpy.savez_compressed(temporary, x=x.cpu().numpy(), log_weight=log_weight.cpu().numpy())
+        else:
+            to_arviz(x, log_weight, evaluation).to_netcdf(str(temporary))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_ending(path: Path) -> None:
+    """Raise an InputError unless the file name ends in .npz or .nc."""
+    if path.suffix not in (".npz", ".nc"):
+        raise InputError(f"out: expected a file name ending in .npz or .nc, got {str(path)!r}")
+
+

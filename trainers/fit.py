@@ -1,0 +1,134 @@
+"""`fit`: from a log density in Python to samples and log Z, in one call."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..buffers.anchors import Anchors
+from ..envs.errors import InputError
+from ..envs.registry import get_target
+from ..envs.target import Target
+from ..envs.targets.callable import CallableTarget
+from .callbacks import Callback, MetricsLogger, NaNGuard, ProgressBar
+from .config import TrainConfig
+from .evaluation import sample_agent, warnings_of
+from .train import evaluate_run
+from .trainer import Trainer
+
+__all__ = ["FitResult", "fit"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A trained sampler and what is known of it.
+
+    Attributes:
+        trainer: the trainer, whose `evaluated_agent` is sampled from.
+        evaluation: the numbers of evaluation.json.
+        metrics: the live numbers along training, one dict a row.
+    """
+
+    trainer: Trainer
+    evaluation: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+    @property
+    def log_z(self) -> float:
+        """Importance-weighted estimate of the log normalising constant, nats."""
+        return self.evaluation["log_z"]
+
+    @property
+    def log_z_stderr(self) -> float:
+        """Its standard error, nats; only to be trusted where `warnings` is empty."""
+        return self.evaluation["log_z_stderr"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons not to trust the result, one sentence each; empty where none was found."""
+        return warnings_of(self.evaluation)
+
+    def sample(self, n: int) -> Tensor:
+        """`n` independent samples of the generation policy, `[n, dim]`."""
+        return sample_agent(self.trainer.evaluated_agent, self.trainer.target, n)["x"]
+
+    def weighted_sample(self, n: int) -> tuple[Tensor, Tensor]:
+        """`n` samples `[n, dim]` with their log importance weights `[n]`, for unbiased estimates."""
+        drawn = sample_agent(self.trainer.evaluated_agent, self.trainer.target, n)
+        return drawn["x"], drawn["log_weight"]
+
+    def to_arviz(self, n: int = 1000) -> Any:
+        """An ArviZ InferenceData of `n` samples (group `posterior`, variable `x`, one chain) with log weights.
+
+        Raises:
+            InputError: when ArviZ is not installed.
+        """
+        from .export import to_arviz
+
+        x, log_weight = self.weighted_sample(n)
+        return to_arviz(x, log_weight, self.evaluation)
+
+
+def fit(
+    log_prob: Callable[[Tensor], Tensor] | Target | str,
+    *,
+    dim: int | None = None,
+    scale: float | None = None,
+    config: TrainConfig | None = None,
+    samples: Tensor | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> FitResult:
+    """Train a few-step sampler of an unnormalised density.
+
+    Args:
+        log_prob: log density `[n, dim] -> [n]`, or a target, or a target's name.
+        dim: number of coordinates; needed for a plain function.
+        scale: typical length (about the standard deviation of a coordinate); 1 for a plain function.
+        config: all settings; by default those of `TrainConfig()`.
+        samples: samples of your own `[n, dim]` as anchors, for example of a Markov chain, instead of the search.
+        progress: draw a progress bar.
+        settings: fields of `TrainConfig` by name, for example `steps=5, iterations=2000, seed=0`.
+
+    Returns:
+        A `FitResult`: `sample`, `log_z`, `log_z_stderr`, `warnings`, `to_arviz`.
+
+    Raises:
+        InputError: for settings or densities that cannot be used; the message names which and why.
+
+    Example:
+        >>> result = fit(lambda x: -0.5 * x.square().sum(-1), dim=2, steps=2, iterations=20, seed=0)
+        >>> result.sample(3).shape
+        torch.Size([3, 2])
+        >>> abs(result.log_z - 1.8379) < 0.2  # log 2π
+        True
+    """
+    values = (config or TrainConfig()).to_dict() | settings
+    if dim is not None:
+        values["dim"] = dim
+    if scale is not None:
+        values["scale"] = scale
+    if isinstance(log_prob, str):
+        target = get_target(log_prob, dim=dim, scale=scale)
+    elif isinstance(log_prob, Target):
+        target = log_prob
+    else:
+        if dim is None:
+            raise InputError("dim: needed for a plain log density, got None")
+        target = CallableTarget(log_prob, dim, scale=1.0 if scale is None else scale)
+    values["target"] = target.name
+    trainer = Trainer(target, TrainConfig.from_dict(values, origin="fit"))
+    if samples is not None:
+        trainer.anchors = Anchors.from_samples(target, torch.as_tensor(samples).to(trainer.device, trainer.dtype))
+    metrics = MetricsLogger()
+    callbacks: list[Callback] = [NaNGuard(), metrics]
+    bar = ProgressBar(metrics) if progress else None
+    trainer.callbacks = callbacks if bar is None else [*callbacks, bar]
+    try:
+        trainer.train()
+    finally:
+        if bar is not None:
+            bar.stop()
+    return FitResult(trainer, evaluate_run(trainer), metrics.rows)

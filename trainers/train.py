@@ -1,0 +1,123 @@
+"""The trainer script: set up a run, train, evaluate, draw. `python -m ebbflow.trainers.train TARGET ...`.
+
+From start to end: target → trainer → run folder → training loop → evaluation.json → figures.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ..envs.errors import InputError
+from ..envs.registry import get_target
+from ..envs.target import Target
+from .callbacks import CheckpointSaver, InterruptHandler, MetricsLogger, NaNGuard, ProgressBar
+from .config import TrainConfig
+from .evaluation import evaluate, write_evaluation
+from .figures import write_figures
+from .run_folder import RunFolder
+from .trainer import Trainer
+
+__all__ = ["evaluate_run", "load_run", "resume", "train"]
+
+
+def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: Console | None = None) -> dict[str, Any]:
+    """Train a sampler into a new run folder, and judge it.
+
+    Args:
+        config: all settings; `config.target` says what to sample.
+        out: the run folder.
+        overwrite: replace an earlier run there.
+        console: where the progress bar goes; standard error by default.
+
+    Returns:
+        The evaluation, as in evaluation.json; `{"interrupted": iteration}` for a run that was interrupted.
+
+    Raises:
+        InputError: for anything the user gave that cannot be used. A run that fails before its first checkpoint leaves
+            nothing behind; a later failure keeps the last checkpoint.
+    """
+    run = RunFolder(out)
+    run.check_free(overwrite=overwrite)
+    _set_threads(config)
+    trainer = Trainer(_target(config), config)
+    run.create(config)
+    try:
+        return _train(trainer, run, console)
+    except BaseException:
+        if not run.checkpoint.is_dir():
+            run.remove()
+        raise
+
+
+def resume(path: Path, *, console: Console | None = None) -> dict[str, Any]:
+    """Go on with an interrupted run from its last checkpoint, to the same end, bit for bit on the CPU.
+
+    Raises:
+        InputError: as `load_run`, and what training raises.
+    """
+    trainer = load_run(path)
+    return _train(trainer, RunFolder(path), console)
+
+
+def load_run(path: Path) -> Trainer:
+    """The trainer of a run, as its last checkpoint left it.
+
+    Raises:
+        InputError: when there is no run, or its checkpoint is missing, broken or of another configuration.
+    """
+    state, config = RunFolder(path).load_state()
+    _set_threads(config)
+    trainer = Trainer(_target(config), config)
+    trainer.load_state_dict(state)
+    return trainer
+
+
+def evaluate_run(trainer: Trainer, *, samples: int | None = None, seed: int = 0) -> dict[str, Any]:
+    """Evaluation of a trainer's averaged agent, with what the training has cost so far."""
+    return evaluate(
+        trainer.evaluated_agent,
+        trainer.target,
+        samples=samples or trainer.config.evaluation_samples,
+        seed=seed,
+        energy_calls=trainer.target.energy_calls,
+        gradient_calls=trainer.target.gradient_calls,
+        seconds=trainer.seconds,
+    )
+
+
+def _train(trainer: Trainer, run: RunFolder, console: Console | None) -> dict[str, Any]:
+    metrics = MetricsLogger(run.metrics)
+    bar = ProgressBar(metrics, console)
+    interrupt = InterruptHandler()
+    trainer.callbacks = [NaNGuard(), metrics, bar, CheckpointSaver(run.checkpoint), interrupt]
+    try:
+        trainer.train()
+    finally:
+        bar.on_end(trainer)
+        interrupt.on_end(trainer)
+    if trainer.iteration < trainer.config.iterations:
+        return {"interrupted": trainer.iteration}
+    evaluation = evaluate_run(trainer)
+    write_evaluation(run.evaluation, evaluation)
+    write_figures(run.figures, trainer.evaluated_agent, trainer.target, metrics.rows)
+    return evaluation
+
+
+def _target(config: TrainConfig) -> Target:
+    if not config.target:
+        raise InputError("target: expected a name, plugin or package.module:attribute; see: ebbflow targets")
+    return get_target(config.target, dim=config.dim, scale=config.scale)
+
+
+def _set_threads(config: TrainConfig) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
+if __name__ == "__main__":
+    from .cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
