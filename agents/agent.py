@@ -177,12 +177,19 @@ class Agent(nn.Module):
         """
         return rollout_destruction(self, x, density, log_reward)
 
-    def path_log_probs(self, trajectory: TensorDictBase) -> PathLogProbs:
-        """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone."""
+    def path_features(self, trajectory: TensorDictBase) -> Tensor:
+        """State features of stored trajectories, `[B, T+1, dim, F]`."""
+        return self.features(trajectory["state"], trajectory["score"] if self.needs_score else None)
+
+    def path_log_probs(self, trajectory: TensorDictBase, features: Tensor | None = None) -> PathLogProbs:
+        """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
+
+        `features`, where a caller already has the `path_features` of the trajectory, are not computed again.
+        """
         states = trajectory["state"]  # [B, T+1, dim]
         score = trajectory["score"] if self.needs_score else None  # [B, T+1, dim]
         steps = self.steps
-        features = self.features(states, score)  # [B, T+1, dim, F]
+        features = self.path_features(trajectory) if features is None else features
         first = 1 if self.reference.is_dirac else 0  # with a Dirac, step 0 of the destruction has no density
         shared = self.destruction_backbone is None
         if shared and self.destruction.learned:

@@ -1,4 +1,4 @@
-"""What looks on while the trainer works: the NaN guard, live numbers and metrics.csv, progress bar, checkpoints, Ctrl-C.
+"""What looks on while the trainer works: NaN guard, live numbers and metrics.csv, progress bar, checkpoints, Ctrl-C.
 
 Callbacks change nothing that the training sees: live numbers are computed on a random stream of their own.
 """
@@ -115,7 +115,7 @@ class MetricsLogger(Callback):
         """Compute and write a row when one is due."""
         if trainer.iteration % trainer.config.log_every:
             return
-        row = {name: float(losses[name]) for name in self.COLUMNS if name.startswith("loss_")}
+        row: dict[str, Any] = {name: float(losses[name]) for name in self.COLUMNS if name.startswith("loss_")}
         row |= live_numbers(trainer.evaluated_agent, trainer.target, self.samples, seed=trainer.iteration)
         row |= {
             "iteration": trainer.iteration,

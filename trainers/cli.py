@@ -1,4 +1,4 @@
-"""The command line `ebbflow`: train, resume, evaluate, sample, report, targets. torch is imported only when work begins.
+"""The command line `ebbflow`: train, resume, evaluate, sample, report, targets; torch is imported when work begins.
 
 Mistakes in what the user gave end in one line on standard error and exit code 2 (with `--debug`: the traceback); an
 interrupted training ends in exit code 130 after saving.
@@ -149,7 +149,9 @@ class Report(_Command):
         run = RunFolder(self.folder)
         trainer = load_run(self.folder)
         write_figures(run.figures, trainer.evaluated_agent, trainer.target, read_metrics(run.metrics))
-        return _report(json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else evaluate_run(trainer), run.path)
+        return _report(
+            json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else evaluate_run(trainer), run.path
+        )
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ class ExplorationConfig:
 class ReplayConfig:
     """What is remembered of the agent's own samples, and how it is drawn again."""
 
-    every: int = 2
-    """Every how many iterations the batch comes from memory instead of from the policy; 0 for never."""
+    share: float = 0.5
+    """Share of every batch that comes from memory (own samples and anchors) instead of from the policy; 0 for none."""
     capacity: int = 20_000
     """Remembered rows."""
     contents: Literal["terminal", "path"] = "terminal"
@@ -64,7 +64,7 @@ class AnchorConfig:
     """Protected states found by annealed sequential Monte Carlo before training, or given by the user."""
 
     share: float = 0.5
-    """Share of each replay batch that is drawn from the anchors; 0 for no anchors."""
+    """Share of the remembered rows of a batch that is drawn from the anchors; 0 for no anchors."""
     count: int = 5000
     """Number of particles."""
     temperatures: int = 60
@@ -161,7 +161,6 @@ class TrainConfig:
             "log_every": 1,
             "checkpoint_every": 1,
             "evaluation_samples": 2,
-            "replay.every": 0,
             "replay.capacity": 1,
             "anchors.count": 2,
             "anchors.temperatures": 1,
@@ -181,7 +180,7 @@ class TrainConfig:
             value = self._lookup(name)
             if not value > 0:
                 raise InputError(f"{name}: expected a number > 0, got {value!r}")
-        for name in ("target_rate", "anchors.share", "replay.uniform_mixture", "replay.beta"):
+        for name in ("target_rate", "replay.share", "anchors.share", "replay.uniform_mixture", "replay.beta"):
             value = self._lookup(name)
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"{name}: expected a number between 0 and 1, got {value!r}")

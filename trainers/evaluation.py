@@ -39,8 +39,10 @@ from .metrics.weights import ess_forward, ess_reverse, importance_log_z, pareto_
 __all__ = [
     "Evaluation",
     "as_json",
+    "check_agent",
     "evaluate",
     "exact_samples",
+    "live_numbers",
     "log_weights_of_destroyed",
     "looking_on",
     "sample_agent",
@@ -50,7 +52,10 @@ __all__ = [
 
 Evaluation = dict[str, float | int | None]
 
-CHUNK = 2_000
+# A chunk holds at most so many paths, and so many numbers in their states: a network takes a few hundred times the latter
+# in bytes.
+_PATHS_PER_CHUNK = 2_000
+_NUMBERS_PER_CHUNK = 2_000_000
 
 # Evaluation must not repeat the noise, nor the exact samples, of a training that was started from the same seed.
 _STREAM = 0x0EBB_F10A
@@ -68,8 +73,8 @@ _CONTRADICTION = 5.0  # standard errors by which the lower bound may lie above t
 def looking_on(agent: Agent, target: Target | None, seed: int) -> Iterator[None]:
     """Gradient-free block with its own random numbers, after which nothing has changed.
 
-    Restored: torch's generators (CPU, and the agent's device), NumPy's global generator, the target's call counters, and
-    the training mode of the agent's modules, which is off inside.
+    Restored: torch's generators (CPU, and the agent's device), NumPy's global generator, the target's call counters,
+    and the training mode of the agent's modules, which is off inside.
 
     Args:
         agent: who is looked at.
@@ -98,7 +103,9 @@ def looking_on(agent: Agent, target: Target | None, seed: int) -> Iterator[None]
                 target.energy_calls, target.gradient_calls = calls
 
 
-def sample_agent(agent: Agent, target: Target | None = None, n: int = 1_000, chunk: int = CHUNK) -> dict[str, Tensor]:
+def sample_agent(
+    agent: Agent, target: Target | None = None, n: int = 1_000, chunk: int | None = None
+) -> dict[str, Tensor]:
     """Generated samples and, given a density, their log importance weights.
 
     Random numbers come from torch's global generator, and the target counts its calls.
@@ -107,7 +114,7 @@ def sample_agent(agent: Agent, target: Target | None = None, n: int = 1_000, chu
         agent: who samples.
         target: the density; needed by an agent that reads scores.
         n: number of samples, >= 1.
-        chunk: how many paths are held in memory at a time, >= 1.
+        chunk: how many paths are held in memory at a time, >= 1; by default what fits into some hundred megabytes.
 
     Returns:
         `x`, `[n, dim]`, and, if the target has a log density, `log_weight` = −D, `[n]` (nats); on the agent's device.
@@ -124,11 +131,12 @@ def sample_agent(agent: Agent, target: Target | None = None, n: int = 1_000, chu
         >>> {key: list(value.shape) for key, value in sample_agent(agent, target, n=10).items()}
         {'x': [10, 2], 'log_weight': [10]}
     """
-    _check(agent, target, chunk, samples=n, least=1)
+    check_agent(agent, target)
+    _check_count("samples", n, 1)
     density = target if target is not None and target.has_log_prob else None
     states, log_weights = [], []
     with torch.no_grad():
-        for size in _sizes(n, chunk):
+        for size in _sizes(n, _chunk(agent, chunk)):
             paths = agent.generate(size, density)
             states.append(paths["state"][:, -1].clone())  # a view would keep whole paths in memory
             if density is not None:
@@ -139,19 +147,20 @@ def sample_agent(agent: Agent, target: Target | None = None, n: int = 1_000, chu
     return columns
 
 
-def exact_samples(agent: Agent, target: Target, n: int, chunk: int = CHUNK) -> Tensor:
-    """`n` exact samples of the target, `[n, dim]`, drawn `chunk` at a time, in the agent's dtype and on its device."""
-    return torch.cat([target.sample(size).detach().to(agent.log_z) for size in _sizes(n, chunk)])
+def exact_samples(agent: Agent, target: Target, n: int) -> Tensor:
+    """`n` exact samples of the target, `[n, dim]`, in the agent's dtype and on its device."""
+    # In parts of a fixed size, so that the samples depend on the random numbers alone.
+    return torch.cat([target.sample(size).detach().to(agent.log_z) for size in _sizes(n, _PATHS_PER_CHUNK)])
 
 
-def log_weights_of_destroyed(agent: Agent, target: Target, x: Tensor, chunk: int = CHUNK) -> Tensor:
+def log_weights_of_destroyed(agent: Agent, target: Target, x: Tensor, chunk: int | None = None) -> Tensor:
     """Log-weights −D, `[n]` (nats), of paths destroyed from samples `x`, `[n, dim]`, without gradient.
 
     Raises:
         InputError: if a log-weight is NaN, and what the density itself raises.
     """
     with torch.no_grad():
-        parts = [-agent.log_ratio(agent.destroy(part, target)) for part in x.split(chunk)]
+        parts = [-agent.log_ratio(agent.destroy(part, target)) for part in x.split(_chunk(agent, chunk))]
     return _checked(torch.cat(parts), "destroyed")
 
 
@@ -160,7 +169,7 @@ def evaluate(
     target: Target,
     *,
     samples: int = 10_000,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     seed: int = 0,
     require_eubo: bool = False,
     energy_calls: int | None = None,
@@ -174,7 +183,8 @@ def evaluate(
         target: on the same device. Without exact samples, what needs them is None; without a log density, all bounds
             and weights are.
         samples: number of generated and of destroyed paths, >= 2.
-        chunk: how many paths are held in memory at a time, >= 1; changes the random numbers, not what is estimated.
+        chunk: how many paths are held in memory at a time, >= 1, by default what fits into some hundred megabytes;
+            changes the random numbers of the paths, not what is estimated.
         seed: seed of the evaluation, >= 0.
         require_eubo: raise where the EUBO cannot be had, instead of returning None.
         energy_calls, gradient_calls, seconds: cost of the training, passed on as they are.
@@ -192,7 +202,8 @@ def evaluate(
         >>> abs(round(evaluation["sandwich_width"], 3)), round(evaluation["ess_reverse"], 3)
         (0.0, 1.0)
     """
-    _check(agent, target, chunk, samples=samples, least=2)
+    check_agent(agent, target)
+    _check_count("samples", samples, 2)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(f"seed: expected a whole number in [0, 2^32), got {seed!r}")
     if require_eubo:
@@ -202,13 +213,13 @@ def evaluate(
     destroyed: Tensor | None = None
     with looking_on(agent, target, seed):
         if target.can_sample:
-            exact = exact_samples(agent, target, samples, chunk)
-            second = exact_samples(agent, target, min(samples, _SINKHORN_POINTS), chunk)
+            exact = exact_samples(agent, target, samples)
+            second = exact_samples(agent, target, min(samples, _SINKHORN_POINTS))
             if target.has_log_prob:
                 destroyed = log_weights_of_destroyed(agent, target, exact, chunk)
         generated = sample_agent(agent, target, samples, chunk)
         x, log_weight = generated["x"], generated.get("log_weight")
-        shares = mode_shares(target, x, chunk=chunk)
+        shares = mode_shares(target, x)
         masses = target.mode_masses
     log_z, log_z_stderr = (None, None) if log_weight is None else importance_log_z(log_weight)
     return {
@@ -229,6 +240,37 @@ def evaluate(
         "gradient_calls": gradient_calls,
         "seconds": seconds,
     }
+
+
+def live_numbers(agent: Agent, target: Target, samples: int, *, seed: int = 0) -> dict[str, float | None]:
+    """`elbo`, `eubo` (nats) and `ess` (reverse) from a few paths in one chunk, cheap enough to watch a training by.
+
+    Args:
+        agent: who is watched.
+        target: with a log density; without exact samples the EUBO is None.
+        samples: number of generated and of destroyed paths, >= 2.
+        seed: seed of the paths, >= 0.
+
+    Raises:
+        InputError: as `evaluate`, and without a log density.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs.targets.funnel import Funnel
+        >>> target = Funnel(3)
+        >>> list(live_numbers(build_agent(target.space, scale=3.0, steps=2), target, samples=64))
+        ['elbo', 'eubo', 'ess']
+    """
+    target.require_log_prob("evaluation")
+    check_agent(agent, target)
+    _check_count("samples", samples, 2)
+    destroyed = None
+    with looking_on(agent, target, seed):
+        if target.can_sample:
+            destroyed = log_weights_of_destroyed(agent, target, exact_samples(agent, target, samples), samples)
+        log_weight = sample_agent(agent, target, samples, samples)["log_weight"]
+    bounds = sandwich(log_weight, destroyed)
+    return {"elbo": bounds["elbo"], "eubo": bounds["eubo"], "ess": ess_reverse(log_weight)}
 
 
 def warnings_of(evaluation: Evaluation) -> list[str]:
@@ -255,8 +297,8 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
         found.append("elbo is unknown: without a log density there are no bounds, weights or log Z.")
     if number("khat") > _WORST_KHAT:
         found.append(
-            f"khat = {number('khat'):.2f} is above {_WORST_KHAT}: the importance weights are too heavy-tailed for log_z "
-            "and its error to be trusted."
+            f"khat = {number('khat'):.2f} is above {_WORST_KHAT}: the importance weights are too heavy-tailed for "
+            "log_z and its error to be trusted."
         )
     if number("ess_reverse") < _SMALLEST_ESS:
         found.append(
@@ -265,8 +307,8 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
         )
     if number("ess_forward") < _SMALLEST_ESS:
         found.append(
-            f"ess_forward = {number('ess_forward'):.2g} is below {_SMALLEST_ESS}: generation rarely or never goes where "
-            "some of the exact samples are."
+            f"ess_forward = {number('ess_forward'):.2g} is below {_SMALLEST_ESS}: generation rarely or never goes "
+            "where some of the exact samples are."
         )
     if evaluation.get("eubo") is None:
         found.append("eubo is unknown: without exact samples, no other number can exclude that modes were missed.")
@@ -278,8 +320,8 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
         )
     if width < -_CONTRADICTION * math.hypot(number("elbo_stderr"), number("eubo_stderr")) - 1e-3:
         found.append(
-            f"sandwich_width = {width:.3g} nats is below zero by more than chance: the exact samples and the log density "
-            "do not belong to each other."
+            f"sandwich_width = {width:.3g} nats is below zero by more than chance: the exact samples and the log "
+            "density do not belong to each other."
         )
     if number("mode_coverage") < 1:
         found.append(
@@ -325,10 +367,21 @@ def _sizes(n: int, chunk: int) -> list[int]:
     return [min(chunk, n - done) for done in range(0, n, chunk)]
 
 
-def _check(agent: Agent, target: Target | None, chunk: int, *, samples: int, least: int) -> None:
-    for field, value, lowest in (("samples", samples, least), ("chunk", chunk, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise InputError(f"{field}: expected a whole number >= {lowest}, got {value!r}")
+def _chunk(agent: Agent, chunk: int | None) -> int:
+    if chunk is None:
+        numbers = (agent.steps + 1) * agent.space.dim
+        return max(1, min(_PATHS_PER_CHUNK, _NUMBERS_PER_CHUNK // numbers))
+    return _check_count("chunk", chunk, 1)
+
+
+def _check_count(field: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{field}: expected a whole number >= {least}, got {value!r}")
+    return value
+
+
+def check_agent(agent: Agent, target: Target | None) -> None:
+    """Raise an InputError for an agent with parameters that are not finite, or of another space than the target's."""
     if target is not None and target.space != agent.space:
         raise InputError(f"target {target.name!r} has states in {target.space}, but the agent's are in {agent.space}")
     for name, parameter in agent.named_parameters():

@@ -58,5 +58,3 @@ def check_ending(path: Path) -> None:
     """Raise an InputError unless the file name ends in .npz or .nc."""
     if path.suffix not in (".npz", ".nc"):
         raise InputError(f"out: expected a file name ending in .npz or .nc, got {str(path)!r}")
-
-

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -50,7 +50,7 @@ class Optimisers:
         generation = [*agent.backbone.parameters(), *agent.generation.parameters()]
         tables = {id(p) for name, p in agent.named_parameters() if name.endswith("table")}
 
-        def adam(parameters: list[Tensor], rate: float) -> Adam:
+        def adam(parameters: list[nn.Parameter], rate: float) -> Adam:
             plain = [p for p in parameters if id(p) not in tables]
             table = [p for p in parameters if id(p) in tables]
             groups: list[dict[str, Any]] = [{"params": plain, "lr": rate}]
@@ -81,11 +81,9 @@ class Optimisers:
         ]
         finite = bool(torch.stack([loss.detach(), *norms]).isfinite().all())
         for name, optimiser in self.optimisers.items():
-            if finite:
-                optimiser.step()
-            else:
-                optimiser.zero_grad(set_to_none=True)
-                optimiser._opt_called = True  # the schedule goes on; this is not the mistake LambdaLR warns of
+            if not finite:
+                optimiser.zero_grad(set_to_none=True)  # a step without gradients changes nothing
+            optimiser.step()
             self.schedulers[name].step()
         return finite
 

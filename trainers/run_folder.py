@@ -60,7 +60,9 @@ class RunFolder:
         if not self.config.is_file():
             raise InputError(f"out: {self.path} exists and is not a run folder; choose another")
         if not overwrite:
-            raise InputError(f"out: the run {self.path} exists; pass --overwrite, or go on with: ebbflow resume {self.path}")
+            raise InputError(
+                f"out: the run {self.path} exists; pass --overwrite, or go on with: ebbflow resume {self.path}"
+            )
 
     def create(self, config: TrainConfig) -> None:
         """Start an empty run here, removing the files of an earlier one."""

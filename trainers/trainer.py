@@ -1,13 +1,13 @@
 """The training loop, and nothing else:
 
-    collect → remember → draw → objective → optimisers → target networks → priorities → callbacks.
+    collect → draw → objective → optimisers → target networks → priorities → remember → callbacks.
 
 Everything observable (progress, logging, checkpoints, the NaN guard) is a callback.
 """
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -85,9 +85,7 @@ class Trainer:
             destruction=None if destruction is None else get_objective(destruction),
             use_targets=config.target_rate > 0,
         )
-        self.target_update = (
-            SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
-        )
+        self.target_update = SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
         self.optimisers = Optimisers(self.agent, config.optimiser, config.iterations)
         self.exploration = Exploration(config.exploration.scale, config.exploration.added, config.exploration.until)
         self.replay = Replay(
@@ -118,7 +116,7 @@ class Trainer:
     @property
     def evaluated_agent(self) -> Agent:
         """The agent to judge and to sample from: the averaged one, or the last where nothing is averaged."""
-        return self.agent if self.averaged is None else self.averaged.module
+        return self.agent if self.averaged is None else cast(Agent, self.averaged.module)
 
     # The loop -----------------------------------------------------------------------------------------------------
 
@@ -147,10 +145,10 @@ class Trainer:
     def _prepare(self) -> None:
         """Search for anchors, and start log Z from the estimate of a first batch instead of 0."""
         config = self.config
-        if self.anchors is None and config.replay.every > 0 and config.anchors.share > 0:
+        if self.anchors is None and config.replay.share > 0 and config.anchors.share > 0:
             self.anchors = self._find_anchors()
         with torch.no_grad():
-            log_ratio = self.agent.log_ratio(self._collect(scale=1.0, added=0.0))
+            log_ratio = self.agent.log_ratio(self._collect(config.batch_size, scale=1.0, added=0.0))
             self.agent.log_z.copy_(-log_ratio[log_ratio.isfinite()].mean().nan_to_num())
         self._prepared = True
 
@@ -171,13 +169,24 @@ class Trainer:
         )
 
     def step(self) -> TensorDict:
-        """One iteration; returns the losses, and the log-ratios that became priorities."""
-        every = self.config.replay.every
-        if every > 0 and self.iteration % every == every - 1 and len(self.replay):
-            batch, drawn = self._draw()
-        else:
-            scale, added = self.exploration.at(self.iteration / self.config.iterations)
-            batch, drawn = self._collect(scale=scale, added=added), None
+        """One iteration; returns the losses, and the log-ratios that became priorities.
+
+        The batch mixes new paths with remembered ones: a loss that compares log-ratios within a batch then sees
+        the gap between generated and destroyed paths, which separate batches would hide from it.
+        """
+        scale, added = self.exploration.at(self.iteration / self.config.iterations)
+        from_replay, from_anchors = self._remembered_counts()
+        new = self._collect(self.config.batch_size - from_replay - from_anchors, scale=scale, added=added)
+        parts: list[Any] = [new]
+        drawn = self.replay.draw(from_replay) if from_replay else None
+        if drawn is not None:
+            parts.append(self._with_paths(drawn))
+        if self.anchors is not None and from_anchors:
+            parts.append(self._with_paths(self.anchors.draw(from_anchors)))
+        batch = TensorDict.cat(parts)
+        if drawn is not None and self.config.replay.beta > 0:
+            ones = drawn["weight"].new_ones
+            batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
         losses = self.objective(batch)
         total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"]
         if self.optimisers.step(total):
@@ -187,47 +196,36 @@ class Trainer:
                 self.averaged.update_parameters(self.agent)
         else:
             self.skipped += 1
-        if drawn is None:
-            self._remember(batch, losses["log_ratio"])
-        else:
-            self.replay.update(drawn, losses["log_ratio"][: len(drawn)])
+        log_ratio = losses["log_ratio"]
+        if drawn is not None:
+            self.replay.update(drawn["index"], log_ratio[len(new) : len(new) + from_replay])
+        if self.config.replay.share > 0:
+            self._remember(new, log_ratio[: len(new)])
         return losses.detach()
 
-    def _collect(self, *, scale: float, added: float) -> TensorDict:
-        """Paths of the generation policy, explored; `_prepare` collects one batch without exploration."""
-        paths = self.agent.generate(self.config.batch_size, self.target, scale=scale, added=added)
+    def _remembered_counts(self) -> tuple[int, int]:
+        """Rows of the next batch from the agent's own memory, and from the anchors; at least one row stays new."""
+        remembered = min(round(self.config.batch_size * self.config.replay.share), self.config.batch_size - 1)
+        from_anchors = 0 if self.anchors is None else round(remembered * self.config.anchors.share)
+        return (remembered - from_anchors if len(self.replay) else 0), from_anchors
+
+    def _collect(self, n: int, *, scale: float, added: float) -> TensorDict:
+        """New paths of the generation policy, widened by exploration."""
+        paths = self.agent.generate(n, self.target, scale=scale, added=added)
         paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
         return paths
 
     def _remember(self, paths: TensorDict, log_ratio: torch.Tensor) -> None:
-        if self.config.replay.every == 0:
-            return
         inside = paths["log_reward"] > self.config.log_reward_floor
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
         columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
         self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside])
 
-    def _draw(self) -> tuple[TensorDict, torch.Tensor]:
-        """A batch from memory: remembered rows first, then anchors, and the positions of the former."""
-        size = self.config.batch_size
-        from_anchors = 0 if self.anchors is None else round(size * self.config.anchors.share)
-        own = self.replay.draw(max(1, size - from_anchors))
-        if self.config.replay.contents == "path":
-            paths = TensorDict({"state": own["state"], "log_reward": own["log_reward"]}, batch_size=own.batch_size)
-            batches = [self._with_scores(paths)]
-        else:
-            batches = [self._destroy(own)]
-        if self.anchors is not None and from_anchors:
-            batches.append(self._destroy(self.anchors.draw(from_anchors)))
-        batch = torch.cat(batches)
-        if self.config.replay.beta > 0:
-            batch["weight"] = torch.cat([own["weight"], own["weight"].new_ones(len(batch) - len(own))])
-        return batch, own["index"]
-
-    def _destroy(self, rows: TensorDict) -> TensorDict:
-        return self.agent.destroy(rows["state"], self.target, rows["log_reward"])
-
-    def _with_scores(self, paths: TensorDict) -> TensorDict:
+    def _with_paths(self, rows: TensorDict) -> TensorDict:
+        """Remembered rows as trajectories: paths as they are, terminal states destroyed by the current policy."""
+        if rows["state"].ndim == 2:
+            return self.agent.destroy(rows["state"], self.target, rows["log_reward"])
+        paths = rows.select("state", "log_reward")
         if self.agent.needs_score:
             paths["score"] = self.target.value_and_score(paths["state"])[1]
         return paths
@@ -286,7 +284,9 @@ class Trainer:
                 torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
         except (KeyError, RuntimeError, TypeError, AttributeError) as error:
             reason = str(error).split("\n")[0]
-            raise InputError(f"checkpoint: does not fit this configuration ({type(error).__name__}: {reason})") from error
+            raise InputError(
+                f"checkpoint: does not fit this configuration ({type(error).__name__}: {reason})"
+            ) from error
 
 
 def _device(name: str) -> torch.device:
@@ -303,4 +303,6 @@ def _load_samples(path: str) -> torch.Tensor:
     try:
         return torch.from_numpy(numpy.load(path, allow_pickle=False))
     except (OSError, ValueError) as error:
-        raise InputError(f"anchors.samples: expected a .npy file of numbers [n, dim], got {path!r} ({error})") from error
+        raise InputError(
+            f"anchors.samples: expected a .npy file of numbers [n, dim], got {path!r} ({error})"
+        ) from error

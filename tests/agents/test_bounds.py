@@ -1,9 +1,9 @@
 r"""ELBO <= log Z <= EUBO, whatever the parameters, on every built-in target; and unbiased estimates of Z.
 
-Weights w = exp(-D)/Z have mean at most one over generated paths, and so has 1/w over paths destroyed from exact samples.
-By Markov's inequality for the product of n independent weights, the mean of -D over n generated paths exceeds log Z by
-c with probability at most exp(-n c), and that over n destroyed paths falls short of it by c with the same; no moments of
--D, heavy-tailed for the EUBO, are needed. With n c = 30 a failure is a bug.
+Weights w = exp(-D)/Z have mean at most one over generated paths, and so has 1/w over paths destroyed from exact
+samples. By Markov's inequality for the product of n independent weights, the mean of -D over n generated paths exceeds
+log Z by c with probability at most exp(-n c), and that over n destroyed paths falls short of it by c with the same; no
+moments of -D, heavy-tailed for the EUBO, are needed. With n c = 30 a failure is a bug.
 """
 
 import math
@@ -40,7 +40,7 @@ def configurations(draw):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=12)
+@settings(max_examples=40)
 @given(
     config=configurations(),
     steps=st.integers(1, 5),
@@ -63,11 +63,7 @@ def test_sandwich(name, config, steps, size, seed):
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_weights_estimate_the_normalising_constant_without_bias(random_agent, reference):
     """Mild weights over generated paths; the inverse ones over destroyed paths."""
-    target = CallableTarget(
-        lambda x: -0.5 * (x**2).sum(-1) - 0.1 * (x**4).sum(-1),
-        dim=1,
-        log_z=math.log(2.0434),  # corrected below by quadrature
-    )
+    target = CallableTarget(lambda x: -0.5 * (x**2).sum(-1) - 0.1 * (x**4).sum(-1), dim=1)
     grid = torch.linspace(-8, 8, 20_001).unsqueeze(-1)
     density = target(grid).exp()
     z = torch.trapezoid(density, grid[:, 0])

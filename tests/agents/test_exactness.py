@@ -53,12 +53,15 @@ def constant_destruction(agent, generator):
             "bounded_offset": (r + 0 * a, s * 2.0 * a.tanh()),
             "offset": (r + 0 * a, s * a),
         }[settings[0]]
-        variance = s2 * {
-            "reference": 1 + 0 * b,
-            "multiplicative": 1 + 0.8 * b.tanh(),
-            "log_bounded": (0.8 * b.tanh()).exp(),
-            "free": b.exp(),
-        }[settings[1]]
+        variance = (
+            s2
+            * {
+                "reference": 1 + 0 * b,
+                "multiplicative": 1 + 0.8 * b.tanh(),
+                "log_bounded": (0.8 * b.tanh()).exp(),
+                "free": b.exp(),
+            }[settings[1]]
+        )
         kernels.append((factor, offset, variance))
     return kernels
 

@@ -47,7 +47,7 @@ def test_one_pass_equals_single_steps(random_agent, quartic, reference, shared, 
         reference=reference, shared_backbone=shared, tables=tables, time_grid=grid, steps=4, **READS[reads]
     )
     paths = agent.generate(7, quartic, scale=1.5)
-    assert ("score" in paths.keys()) == (reads != "nothing")
+    assert ("score" in paths) == (reads != "nothing")
     weights = torch.randn(2, 7, 4)
     found_and_expected = []
     for terms in (agent.path_log_probs(paths), naive(agent, paths, row_index=tables)):

@@ -1,4 +1,4 @@
-"""Coverage: whether the known modes of a target hold their mass among generated samples, and by how much they do not."""
+"""Coverage: whether a target's known modes hold their mass among generated samples, and by how much they do not."""
 
 from torch import Tensor
 

@@ -74,7 +74,7 @@ def ess_reverse(log_weight: Tensor) -> float | None:
 
 
 def ess_forward(log_weight: Tensor, log_z: float | None = None) -> float | None:
-    """The same share estimated from paths destroyed from exact samples (module docstring), in (0, 1].
+    """The same share estimated from paths destroyed from exact samples (module docstring), in [0, 1].
 
     Args:
         log_weight: −D of destroyed paths, `[n]`.
@@ -100,8 +100,8 @@ def ess_forward(log_weight: Tensor, log_z: float | None = None) -> float | None:
 def pareto_khat(log_weight: Tensor) -> float | None:
     """Shape k̂ of a generalised Pareto law fitted to the largest weights by ArviZ (PSIS, arXiv 1507.02646).
 
-    Above 0.7 the weights have too heavy a tail for importance sampling. +inf if one weight outdoes all the others beyond
-    floating point. None if all weights are equal (there is no tail), below 25 draws, and without ArviZ.
+    Above 0.7 the weights have too heavy a tail for importance sampling. +inf if one weight outdoes all the others
+    beyond floating point. None if all weights are equal (there is no tail), below 25 draws, and without ArviZ.
 
     Args:
         log_weight: −D of generated paths, `[n]`.

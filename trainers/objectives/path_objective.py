@@ -86,14 +86,15 @@ class PathObjective(LossModule):
         """Losses of a batch of trajectories (class docstring)."""
         weight = tensordict.get("weight", None)
         log_reward = tensordict["log_reward"]
+        features = self.agent.path_features(tensordict)  # nothing to learn in them: computed once for both passes
         with self.agent_params.to_module(self.agent):
             log_z = self.agent.log_z
-            online = self.agent.path_log_probs(tensordict)
+            online = self.agent.path_log_probs(tensordict, features)
         generation, destruction = online.generation.sum(-1), online.destruction.sum(-1)
         seen_generation, seen_destruction = generation.detach(), destruction.detach()
         if self.use_targets:
             with torch.no_grad(), self.target_agent_params.to_module(self.agent):
-                other = self.agent.path_log_probs(tensordict)
+                other = self.agent.path_log_probs(tensordict, features)
             seen_generation, seen_destruction = other.generation.sum(-1), other.destruction.sum(-1)
         rest = online.initial - log_reward
         log_ratio = (rest + generation - destruction).detach()
