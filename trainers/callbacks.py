@@ -4,7 +4,9 @@ Callbacks change nothing that the training sees: live numbers are computed on a 
 """
 
 import csv
+import io
 import signal
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..envs.errors import InputError
-from .checkpoint import save_checkpoint
+from .checkpoint import save_checkpoint, write_atomically
 from .evaluation import live_numbers
 
 if TYPE_CHECKING:
@@ -106,10 +108,11 @@ class MetricsLogger(Callback):
         """Keep the rows up to the trainer's iteration: what a resumed run does again is written again."""
         if self.path is not None:
             self.rows = [row for row in read_metrics(self.path) if row["iteration"] <= trainer.iteration]
-            with self.path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.COLUMNS)
-                writer.writeheader()
-                writer.writerows(self.rows)
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_atomically(self.path, text.getvalue().encode())
 
     def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
         """Compute and write a row when one is due."""
@@ -121,13 +124,13 @@ class MetricsLogger(Callback):
             "iteration": trainer.iteration,
             "log_z": float(trainer.agent.log_z.detach()),
             "skipped": trainer.skipped,
-            "energy_calls": trainer.target.energy_calls,
-            "gradient_calls": trainer.target.gradient_calls,
+            "energy_calls": trainer.energy_calls,
+            "gradient_calls": trainer.gradient_calls,
             "seconds": round(trainer.seconds, 3),
         }
         self.rows.append({name: row[name] for name in self.COLUMNS})
         if self.path is not None:
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.COLUMNS).writerow(self.rows[-1])
 
 
@@ -137,12 +140,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return rows
     whole = ("iteration", "skipped", "energy_calls", "gradient_calls")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file, suppress(TypeError, ValueError, csv.Error):
         for raw in csv.DictReader(file):
-            try:
-                row = {k: (None if raw[k] == "" else int(raw[k]) if k in whole else float(raw[k])) for k in raw}
-            except (TypeError, ValueError):
-                break
+            row = {k: int(v) if k in whole else None if v == "" else float(v) for k, v in raw.items()}
             if tuple(row) != MetricsLogger.COLUMNS:
                 break
             rows.append(row)
@@ -150,7 +150,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class ProgressBar(Callback):
-    """A progress bar with the live ELBO, EUBO and ESS of the latest metrics row.
+    """A progress bar with the live ELBO, EUBO and ESS of the latest metrics row; silent outside a terminal or notebook.
 
     Args:
         metrics: the logger whose rows are shown.
@@ -159,13 +159,15 @@ class ProgressBar(Callback):
 
     def __init__(self, metrics: MetricsLogger, console: Console | None = None) -> None:
         self.metrics = metrics
+        console = console or Console(stderr=True)
+        self.shown = console.is_interactive or console.is_jupyter
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[numbers]}"),
-            console=console or Console(stderr=True),
+            console=console,
         )
 
     def on_start(self, trainer: "Trainer") -> None:
@@ -173,7 +175,8 @@ class ProgressBar(Callback):
         self.task = self.progress.add_task(
             trainer.target.name, total=trainer.config.iterations, completed=trainer.iteration, numbers=""
         )
-        self.progress.start()
+        if self.shown:
+            self.progress.start()
 
     def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
         """Move the bar, and show the latest numbers."""
@@ -185,11 +188,12 @@ class ProgressBar(Callback):
 
     def on_end(self, trainer: "Trainer") -> None:
         """Leave the bar as it is."""
-        self.progress.stop()
+        self.stop()
 
     def stop(self) -> None:
-        """Take the bar down after an error, so that the message stands alone."""
-        self.progress.stop()
+        """Take the terminal back, also after an error, so that the message stands alone."""
+        if self.shown:
+            self.progress.stop()
 
 
 class CheckpointSaver(Callback):

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..envs.errors import InputError
-from .config import TrainConfig, load_preset
+from .config import SEEDS, TrainConfig, load_preset
 
 __all__ = ["main"]
 
@@ -85,7 +85,7 @@ class Evaluate(_Command):
 
     def run(self) -> int:
         """Evaluate."""
-        from .evaluation import write_evaluation
+        from .evaluation import as_json, write_evaluation
         from .run_folder import RunFolder
         from .train import evaluate_run, load_run
 
@@ -94,7 +94,7 @@ class Evaluate(_Command):
         evaluation = evaluate_run(load_run(self.folder), samples=self.samples, seed=self.seed)
         write_evaluation(RunFolder(self.folder).evaluation, evaluation)
         if self.as_json:
-            print(json.dumps(evaluation, indent=2))
+            print(as_json(evaluation))
             return 0
         return _report(evaluation, self.folder)
 
@@ -119,6 +119,8 @@ class Sample(_Command):
         check_ending(self.out)
         if self.number < 1:
             raise InputError(f"number: expected a whole number >= 1, got {self.number!r}")
+        if not 0 <= self.seed < SEEDS:
+            raise InputError(f"seed: expected a whole number from 0 to below 2^63, got {self.seed!r}")
         import torch
 
         from .evaluation import sample_agent
@@ -148,10 +150,12 @@ class Report(_Command):
 
         run = RunFolder(self.folder)
         trainer = load_run(self.folder)
+        try:
+            evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # of a run not yet at its end, or broken: evaluate what there is
+            evaluation = evaluate_run(trainer)
         write_figures(run.figures, trainer.evaluated_agent, trainer.target, read_metrics(run.metrics))
-        return _report(
-            json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else evaluate_run(trainer), run.path
-        )
+        return _report(evaluation, run.path)
 
 
 @dataclass(frozen=True)
@@ -224,7 +228,7 @@ def _report(evaluation: dict[str, Any], folder: Path) -> int:
     console.print(table)
     for warning in warnings_of(evaluation):
         console.print(f"[yellow]not to be trusted:[/yellow] {warning}", soft_wrap=True)
-    console.print(f"run folder: {folder}", soft_wrap=True)
+    console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -248,7 +252,7 @@ def _guarded(work: Callable[[], int], debug: bool) -> int:
     except InputError as error:
         if debug:
             raise
-        print(f"ebbflow: {error}", file=sys.stderr)
+        print(f"ebbflow: {' '.join(str(error).split())}", file=sys.stderr)  # what a density raises may have many lines
         return 2
     except OSError as error:
         if debug:

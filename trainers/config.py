@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 PRESETS = Path(__file__).parent / "presets"
+SEEDS = 2**63  # what torch takes
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,8 @@ class TrainConfig:
             value = self._lookup(name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name}: expected a whole number >= {least}, got {value!r}")
+        if self.seed >= SEEDS:
+            raise InputError(f"seed: expected a whole number below 2^63, got {self.seed!r}")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads: expected a whole number >= 1, got {self.threads!r}")
         if self.scale is not None and not 0.0 < self.scale < float("inf"):
@@ -178,8 +181,8 @@ class TrainConfig:
         positive = ("generation_rate", "destruction_rate", "table_rate", "log_z_rate", "clip_norm")
         for name in (*(f"optimiser.{n}" for n in positive), "anchors.initial_scale"):
             value = self._lookup(name)
-            if not value > 0:
-                raise InputError(f"{name}: expected a number > 0, got {value!r}")
+            if not value > 0 or (value == float("inf") and name != "optimiser.clip_norm"):
+                raise InputError(f"{name}: expected a finite number > 0, got {value!r}")
         for name in ("target_rate", "replay.share", "anchors.share", "replay.uniform_mixture", "replay.beta"):
             value = self._lookup(name)
             if not 0.0 <= value <= 1.0:
@@ -188,8 +191,8 @@ class TrainConfig:
             value = self._lookup(name)
             if not 0.0 <= value < 1.0:
                 raise InputError(f"{name}: expected a number from 0 to below 1, got {value!r}")
-        if not self.log_reward_floor < 0:
-            raise InputError(f"log_reward_floor: expected a number < 0, got {self.log_reward_floor!r}")
+        if not -float("inf") < self.log_reward_floor < 0:
+            raise InputError(f"log_reward_floor: expected a finite number < 0, got {self.log_reward_floor!r}")
 
     def _lookup(self, name: str) -> Any:
         value: Any = self
@@ -269,7 +272,7 @@ def load_preset(name: str) -> TrainConfig:
     if not path.is_file():
         raise InputError(f"preset: expected one of {list_presets()} or a .json file, got {name!r}")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"preset {path}: not valid JSON ({error})") from error
     return TrainConfig.from_dict(values, origin=f"preset {name}")

@@ -52,8 +52,7 @@ __all__ = [
 
 Evaluation = dict[str, float | int | None]
 
-# A chunk holds at most so many paths, and so many numbers in their states: a network takes a few hundred times the latter
-# in bytes.
+# Paths in a chunk, and numbers in their states, at most; networks take some hundred bytes for each of these numbers.
 _PATHS_PER_CHUNK = 2_000
 _NUMBERS_PER_CHUNK = 2_000_000
 

@@ -1,7 +1,7 @@
 """`fit`: from a log density in Python to samples and log Z, in one call."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import torch
@@ -89,8 +89,9 @@ def fit(
         scale: typical length (about the standard deviation of a coordinate); 1 for a plain function.
         config: all settings; by default those of `TrainConfig()`.
         samples: samples of your own `[n, dim]` as anchors, for example of a Markov chain, instead of the search.
-        progress: draw a progress bar.
-        settings: fields of `TrainConfig` by name, for example `steps=5, iterations=2000, seed=0`.
+        progress: draw a progress bar, in a terminal or notebook.
+        settings: fields of `TrainConfig` by name, for example `steps=5, iterations=2000, seed=0`; nested ones as a
+            table of those to change, `agent={"width": 32}`, or as a whole, `agent=AgentConfig(width=32)`.
 
     Returns:
         A `FitResult`: `sample`, `log_z`, `log_z_stderr`, `warnings`, `to_arviz`.
@@ -105,7 +106,11 @@ def fit(
         >>> abs(result.log_z - 1.8379) < 0.2  # log 2π
         True
     """
-    values = (config or TrainConfig()).to_dict() | settings
+    values = (config or TrainConfig()).to_dict()
+    for name, value in settings.items():
+        if isinstance(value, dict) and isinstance(values.get(name), dict):
+            value = values[name] | value
+        values[name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     if dim is not None:
         values["dim"] = dim
     if scale is not None:
@@ -113,7 +118,7 @@ def fit(
     if isinstance(log_prob, str):
         target = get_target(log_prob, dim=dim, scale=scale)
     elif isinstance(log_prob, Target):
-        target = log_prob
+        target = get_target(log_prob, dim=dim)
     else:
         if dim is None:
             raise InputError("dim: needed for a plain log density, got None")
@@ -121,7 +126,7 @@ def fit(
     values["target"] = target.name
     trainer = Trainer(target, TrainConfig.from_dict(values, origin="fit"))
     if samples is not None:
-        trainer.anchors = Anchors.from_samples(target, torch.as_tensor(samples).to(trainer.device, trainer.dtype))
+        trainer.anchors = Anchors.from_samples(target, _states(samples).to(trainer.device, trainer.dtype))
     metrics = MetricsLogger()
     callbacks: list[Callback] = [NaNGuard(), metrics]
     bar = ProgressBar(metrics) if progress else None
@@ -132,3 +137,10 @@ def fit(
         if bar is not None:
             bar.stop()
     return FitResult(trainer, evaluate_run(trainer), metrics.rows)
+
+
+def _states(samples: Any) -> Tensor:
+    try:
+        return torch.as_tensor(samples)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"samples: expected numbers [n, dim], got {type(samples).__name__} ({error})") from error

@@ -1,6 +1,7 @@
 """Separate optimisers for generation, destruction and log Z, with one schedule and clipping of each."""
 
 import math
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ class Optimisers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         for name, optimiser in self.optimisers.items():
-            saved = state["optimisers"][name]
+            saved = deepcopy(state["optimisers"][name])  # Adam would go on with the very tensors it is given
             optimiser.load_state_dict({**saved, "state": {int(k): v for k, v in saved["state"].items()}})
             scheduler = self.schedulers[name]
             scheduler.last_epoch = state["iteration"]

@@ -57,12 +57,25 @@ class RunFolder:
             raise InputError(f"out: expected a folder, got the file {self.path}")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
-        if not self.config.is_file():
+        if not self._holds_run():
             raise InputError(f"out: {self.path} exists and is not a run folder; choose another")
         if not overwrite:
             raise InputError(
                 f"out: the run {self.path} exists; pass --overwrite, or go on with: ebbflow resume {self.path}"
             )
+
+    def _holds_run(self) -> bool:
+        """Whether config.json is a run's, perhaps of another version; many other programs have a file of that name."""
+        try:
+            values = json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(values, dict) and {"target", "steps", "iterations", "agent"} <= set(values)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint, whole or broken, is there to go on from."""
+        return self.checkpoint.is_dir() and any(not p.name.startswith(".") for p in self.checkpoint.iterdir())
 
     def create(self, config: TrainConfig) -> None:
         """Start an empty run here, removing the files of an earlier one."""
@@ -90,7 +103,7 @@ class RunFolder:
         if not self.config.is_file():
             raise InputError(f"run: expected a run folder with a config.json, got {str(self.path)!r}")
         try:
-            values = json.loads(self.config.read_text())
+            values = json.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{self.config}: not valid JSON ({error})") from error
         return TrainConfig.from_dict(values, origin=str(self.config))
@@ -104,6 +117,11 @@ class RunFolder:
         from .checkpoint import load_checkpoint
 
         config = self.load_config()
+        if not self.has_checkpoint:
+            raise InputError(
+                f"run: {self.path} ended before its first checkpoint; start it again with: "
+                f"ebbflow train --preset {self.config} --out {self.path} --overwrite"
+            )
         state, saved = load_checkpoint(self.checkpoint)
         here, there = _flatten(config.to_dict()), _flatten(TrainConfig.from_dict(saved, "checkpoint").to_dict())
         for name, value in here.items():

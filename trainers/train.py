@@ -37,17 +37,22 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: C
 
     Raises:
         InputError: for anything the user gave that cannot be used. A run that fails before its first checkpoint leaves
-            nothing behind; a later failure keeps the last checkpoint.
+            nothing behind; a later failure keeps the last checkpoint. An earlier run is replaced when the loop begins,
+            so that settings or a density that cannot be used do not cost it.
     """
     run = RunFolder(out)
     run.check_free(overwrite=overwrite)
     _set_threads(config)
+    console = console or Console(stderr=True)
     trainer = Trainer(_target(config), config)
+    with console.status(f"{trainer.target.name}: preparing"):
+        trainer.prepare()
+    run.check_free(overwrite=overwrite)
     run.create(config)
     try:
         return _train(trainer, run, console)
     except BaseException:
-        if not run.checkpoint.is_dir():
+        if not run.has_checkpoint:
             run.remove()
         raise
 
@@ -82,8 +87,8 @@ def evaluate_run(trainer: Trainer, *, samples: int | None = None, seed: int = 0)
         trainer.target,
         samples=samples or trainer.config.evaluation_samples,
         seed=seed,
-        energy_calls=trainer.target.energy_calls,
-        gradient_calls=trainer.target.gradient_calls,
+        energy_calls=trainer.energy_calls,
+        gradient_calls=trainer.gradient_calls,
         seconds=trainer.seconds,
     )
 

@@ -8,6 +8,7 @@ Everything observable (progress, logging, checkpoints, the NaN guard) is a callb
 import time
 from collections.abc import Sequence
 from typing import Any, cast
+from zipfile import BadZipFile
 
 import numpy
 import torch
@@ -75,6 +76,8 @@ class Trainer:
         self.device = _device(config.device)
         self.dtype = getattr(torch, config.dtype)
         self.target = target.to(self.device, self.dtype)
+        found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
+        self._calls_before = target.energy_calls - found[0], target.gradient_calls - found[1]
         self.agent = agent or self._build_agent()
         self.agent.to(self.device)
         decay = config.average_decay
@@ -118,6 +121,16 @@ class Trainer:
         """The agent to judge and to sample from: the averaged one, or the last where nothing is averaged."""
         return self.agent if self.averaged is None else cast(Agent, self.averaged.module)
 
+    @property
+    def energy_calls(self) -> int:
+        """Single densities evaluated for this training so far, anchors included, over interruptions."""
+        return self.target.energy_calls - self._calls_before[0]
+
+    @property
+    def gradient_calls(self) -> int:
+        """Single gradients evaluated for this training so far, anchors included, over interruptions."""
+        return self.target.gradient_calls - self._calls_before[1]
+
     # The loop -----------------------------------------------------------------------------------------------------
 
     def train(self, until: int | None = None) -> None:
@@ -127,9 +140,8 @@ class Trainer:
         """
         until = self.config.iterations if until is None else min(until, self.config.iterations)
         self.stop_requested = False
+        self.prepare()
         begun = time.perf_counter() - self.seconds
-        if not self._prepared:
-            self._prepare()
         for callback in self.callbacks:
             callback.on_start(self)
         while self.iteration < until and not self.stop_requested:
@@ -142,15 +154,33 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_end(self)
 
-    def _prepare(self) -> None:
-        """Search for anchors, and start log Z from the estimate of a first batch instead of 0."""
+    def prepare(self) -> None:
+        """Search for anchors, and start log Z from the estimate of a first batch instead of 0; `train` does it first.
+
+        Raises:
+            InputError: when the density is zero wherever it was looked at, and whatever the density raises.
+        """
+        if self._prepared:
+            return
+        begun = time.perf_counter()
         config = self.config
         if self.anchors is None and config.replay.share > 0 and config.anchors.share > 0:
             self.anchors = self._find_anchors()
         with torch.no_grad():
-            log_ratio = self.agent.log_ratio(self._collect(config.batch_size, scale=1.0, added=0.0))
-            self.agent.log_z.copy_(-log_ratio[log_ratio.isfinite()].mean().nan_to_num())
+            paths = self._collect(config.batch_size, scale=1.0, added=0.0)
+            log_ratio = self.agent.log_ratio(paths)
+        inside = paths["log_reward"] > config.log_reward_floor
+        if self.anchors is None and not bool(inside.any()):
+            raise InputError(
+                f"target {self.target.name!r}: the log density is -inf, or below log_reward_floor = "
+                f"{config.log_reward_floor:g}, for all {config.batch_size} states of a first batch; check its scale, "
+                "or use anchors"
+            )
+        with torch.no_grad():
+            # Of the states inside the support: one outside would put log Z as far away as the floor.
+            self.agent.log_z.copy_(-log_ratio[inside & log_ratio.isfinite()].mean().nan_to_num())
         self._prepared = True
+        self.seconds += time.perf_counter() - begun
 
     def _find_anchors(self) -> Anchors:
         config = self.config.anchors
@@ -247,8 +277,8 @@ class Trainer:
                 "iteration": self.iteration,
                 "seconds": self.seconds,
                 "skipped": self.skipped,
-                "energy_calls": self.target.energy_calls,
-                "gradient_calls": self.target.gradient_calls,
+                "energy_calls": self.energy_calls,
+                "gradient_calls": self.gradient_calls,
                 "prepared": self._prepared,
             },
             "random": {
@@ -276,13 +306,15 @@ class Trainer:
             self.anchors = None if anchors is None else Anchors.from_state_dict(anchors, self.device)
             counters = state["counters"]
             self.iteration, self.seconds, self.skipped = (counters[k] for k in ("iteration", "seconds", "skipped"))
-            self.target.energy_calls = counters["energy_calls"]
-            self.target.gradient_calls = counters["gradient_calls"]
+            self._calls_before = (
+                self.target.energy_calls - counters["energy_calls"],
+                self.target.gradient_calls - counters["gradient_calls"],
+            )
             self._prepared = counters["prepared"]
             torch.set_rng_state(state["random"]["torch"].cpu())
             if self.device.type == "cuda" and state["random"]["cuda"] is not None:
                 torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
-        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(
                 f"checkpoint: does not fit this configuration ({type(error).__name__}: {reason})"
@@ -292,7 +324,7 @@ class Trainer:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # `meta` holds shapes, but no numbers
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(f"device: expected one that torch can use here, got {name!r} ({reason})") from error
@@ -302,7 +334,8 @@ def _device(name: str) -> torch.device:
 def _load_samples(path: str) -> torch.Tensor:
     try:
         return torch.from_numpy(numpy.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, TypeError, ValueError, BadZipFile) as error:
+        reason = str(error).split("\n")[0]
         raise InputError(
-            f"anchors.samples: expected a .npy file of numbers [n, dim], got {path!r} ({error})"
+            f"anchors.samples: expected a .npy file of numbers [n, dim], got {path!r} ({reason})"
         ) from error

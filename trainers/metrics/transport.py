@@ -23,7 +23,8 @@ def sinkhorn_divergence(x: Tensor, y: Tensor, *, points: int = 1000) -> float | 
     """Debiased Sinkhorn divergence between samples (module docstring), in state units squared.
 
     Log-domain throughout, so that no distance underflows. The value is the dual one, in which an error of the marginals
-    enters only squared: a few hundred iterations do, about a second on one core. Rows are taken as independent: beyond
+    enters only squared: 200 iterations at most do, which take about a second on one core. The error left is some
+    thousandths of the squared spread of the samples. Rows are taken as independent: beyond
     `points`, the first ones are used.
 
     Args:

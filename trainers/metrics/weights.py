@@ -18,6 +18,7 @@ from torch import Tensor
 
 __all__ = ["ess_forward", "ess_reverse", "importance_log_z", "log_mean_exp", "pareto_khat"]
 
+_EQUAL = 1e-3  # nats
 _FEWEST_DRAWS = 25  # below, the Pareto tail has fewer than five draws, and no shape can be fitted
 
 
@@ -101,7 +102,8 @@ def pareto_khat(log_weight: Tensor) -> float | None:
     """Shape k̂ of a generalised Pareto law fitted to the largest weights by ArviZ (PSIS, arXiv 1507.02646).
 
     Above 0.7 the weights have too heavy a tail for importance sampling. +inf if one weight outdoes all the others
-    beyond floating point. None if all weights are equal (there is no tail), below 25 draws, and without ArviZ.
+    beyond floating point. None if all weights are equal to a thousandth (their tail would be one of rounding
+    errors), below 25 draws, and without ArviZ.
 
     Args:
         log_weight: −D of generated paths, `[n]`.
@@ -113,7 +115,7 @@ def pareto_khat(log_weight: Tensor) -> float | None:
     """
     log_weight = log_weight.double().cpu()
     top = log_weight.max()
-    if len(log_weight) < _FEWEST_DRAWS or not bool(top.isfinite()) or bool((log_weight == top).all()):
+    if len(log_weight) < _FEWEST_DRAWS or not bool(top.isfinite()) or bool((top - log_weight < _EQUAL).all()):
         return None
     try:
         with warnings.catch_warnings():
