@@ -272,7 +272,7 @@ class Agent(nn.Module):
 
 
 def _score_of(density: Density) -> Callable[[Tensor], Tensor]:
-    """The score alone; a function, so that the target's tensors are neither parameters of an actor nor copied with it."""
+    """The score as a function, so that the target's tensors are neither parameters of an actor nor copied with it."""
     return lambda x: density.value_and_score(x)[1]
 
 

@@ -1,4 +1,4 @@
-"""Exploration: how much wider than the generation policy the behaviour policy steps, and for how long."""
+"""Exploration: how much wider the behaviour policy steps, and how much flatter the target is, and for how long."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,17 @@ __all__ = ["Exploration"]
 
 @dataclass(frozen=True)
 class Exploration:
-    """Widened generation noise: std → sqrt((scale · std)² + added²), decaying linearly to none.
+    """Widened generation noise, std → sqrt((scale · std)² + added²), and a tempered target, log R → β·log R.
+
+    Widening decays linearly to none; the inverse temperature β rises geometrically to 1. A narrow density seen at full
+    height at once gives log-ratios so large that nothing but their largest is learned from; flattened, it lets modes be
+    told apart first and sharpened then.
 
     Args:
         scale: initial factor on the standard deviation of every generation step, >= 1.
         added: initial extra standard deviation, as a multiple of the reference step's standard deviation, >= 0.
-        until: fraction of training after which nothing is added, in (0, 1].
+        inverse_temperature: initial β, in (0, 1]; 1 for no tempering.
+        until: fraction of training after which there is no exploration, in (0, 1].
 
     Raises:
         InputError: for values out of range.
@@ -23,10 +28,13 @@ class Exploration:
         >>> exploration = Exploration(scale=1.5, until=0.5)
         >>> exploration.at(0.0), exploration.at(0.25), exploration.at(0.9)
         ((1.5, 0.0), (1.25, 0.0), (1.0, 0.0))
+        >>> Exploration(inverse_temperature=0.25).inverse_temperature_at(0.25)
+        0.5
     """
 
     scale: float = 1.5
     added: float = 0.0
+    inverse_temperature: float = 1.0
     until: float = 0.5
 
     def __post_init__(self) -> None:
@@ -34,10 +42,21 @@ class Exploration:
             raise InputError(f"exploration.scale: expected a number >= 1, got {self.scale!r}")
         if not self.added >= 0.0:
             raise InputError(f"exploration.added: expected a number >= 0, got {self.added!r}")
+        if not 0.0 < self.inverse_temperature <= 1.0:
+            raise InputError(
+                f"exploration.inverse_temperature: expected a number in (0, 1], got {self.inverse_temperature!r}"
+            )
         if not 0.0 < self.until <= 1.0:
             raise InputError(f"exploration.until: expected a fraction in (0, 1], got {self.until!r}")
 
     def at(self, fraction: float) -> tuple[float, float]:
         """(scale, added) after `fraction` of training, 0 <= fraction <= 1."""
-        left = max(0.0, 1.0 - fraction / self.until)
+        left = self._left(fraction)
         return 1.0 + (self.scale - 1.0) * left, self.added * left
+
+    def inverse_temperature_at(self, fraction: float) -> float:
+        """β after `fraction` of training."""
+        return self.inverse_temperature ** self._left(fraction)
+
+    def _left(self, fraction: float) -> float:
+        return max(0.0, 1.0 - fraction / self.until)

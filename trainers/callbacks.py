@@ -140,7 +140,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return rows
     whole = ("iteration", "skipped", "energy_calls", "gradient_calls")
-    with path.open(newline="", encoding="utf-8") as file, suppress(TypeError, ValueError, csv.Error):
+    with path.open(newline="", encoding="utf-8", errors="replace") as file, suppress(TypeError, ValueError, csv.Error):
         for raw in csv.DictReader(file):
             row = {k: int(v) if k in whole else None if v == "" else float(v) for k, v in raw.items()}
             if tuple(row) != MetricsLogger.COLUMNS:

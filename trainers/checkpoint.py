@@ -101,7 +101,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         skeleton, config = json.loads(metadata["state"]), json.loads(metadata["config"])
         return _join(skeleton, tensors), config
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"checkpoint {path}: truncated or not a checkpoint ({error})") from error

@@ -32,14 +32,16 @@ SEEDS = 2**63  # what torch takes
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Noise added to the generation policy while it collects."""
+    """Wider steps of the generation policy while it collects, and a flatter target while it learns."""
 
     scale: float = 1.5
     """Initial factor on the standard deviation of every generation step, >= 1."""
     added: float = 0.0
     """Initial extra standard deviation, as a multiple of the reference step's."""
+    inverse_temperature: float = 0.05
+    """Initial inverse temperature of the target in the loss, rising geometrically to 1; 1 for no tempering."""
     until: float = 0.5
-    """Fraction of training after which nothing is added."""
+    """Fraction of training after which there is no exploration."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,9 @@ class TrainConfig:
 
 def _from_dict(cls: type, values: Any, origin: str, prefix: str = "") -> Any:
     if not isinstance(values, dict):
-        raise InputError(f"{origin}: {prefix or 'the file'} must hold a table of settings, got {type(values).__name__}")
+        raise InputError(
+            f"{origin}: {prefix.rstrip('.') or 'the file'} must hold a table of settings, got {type(values).__name__}"
+        )
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     settings: dict[str, Any] = {}
@@ -252,7 +256,9 @@ def _typed(hint: Any, value: Any, origin: str, name: str) -> Any:
     else:
         fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
     if not fits:
-        wanted = f"one of {list(args)}" if kind is Literal else getattr(hint, "__name__", str(hint))
+        wanted = "a list" if kind is tuple else getattr(hint, "__name__", str(hint))
+        if kind is Literal:
+            wanted = f"one of {list(args)}"
         raise InputError(f"{origin}: {name}: expected {wanted}, got {value!r}")
     return float(value) if hint is float else value
 

@@ -48,8 +48,8 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: C
     with console.status(f"{trainer.target.name}: preparing"):
         trainer.prepare()
     run.check_free(overwrite=overwrite)
-    run.create(config)
     try:
+        run.create(config)
         return _train(trainer, run, console)
     except BaseException:
         if not run.has_checkpoint:

@@ -5,6 +5,7 @@
 Everything observable (progress, logging, checkpoints, the NaN guard) is a callback.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -90,7 +91,7 @@ class Trainer:
         )
         self.target_update = SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
         self.optimisers = Optimisers(self.agent, config.optimiser, config.iterations)
-        self.exploration = Exploration(config.exploration.scale, config.exploration.added, config.exploration.until)
+        self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.replay = Replay(
             config.replay.capacity,
             priority=config.replay.priority,
@@ -168,8 +169,9 @@ class Trainer:
             self.anchors = self._find_anchors()
         with torch.no_grad():
             paths = self._collect(config.batch_size, scale=1.0, added=0.0)
+            inside = paths["log_reward"] > config.log_reward_floor
+            paths["log_reward"] *= self.exploration.inverse_temperature_at(0.0)
             log_ratio = self.agent.log_ratio(paths)
-        inside = paths["log_reward"] > config.log_reward_floor
         if self.anchors is None and not bool(inside.any()):
             raise InputError(
                 f"target {self.target.name!r}: the log density is -inf, or below log_reward_floor = "
@@ -204,7 +206,8 @@ class Trainer:
         The batch mixes new paths with remembered ones: a loss that compares log-ratios within a batch then sees
         the gap between generated and destroyed paths, which separate batches would hide from it.
         """
-        scale, added = self.exploration.at(self.iteration / self.config.iterations)
+        progress = self.iteration / self.config.iterations
+        scale, added = self.exploration.at(progress)
         from_replay, from_anchors = self._remembered_counts()
         new = self._collect(self.config.batch_size - from_replay - from_anchors, scale=scale, added=added)
         parts: list[Any] = [new]
@@ -217,6 +220,8 @@ class Trainer:
         if drawn is not None and self.config.replay.beta > 0:
             ones = drawn["weight"].new_ones
             batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
+        # The memory keeps the target itself; only the loss, and the priorities made of it, see the tempered one.
+        batch["log_reward"] = batch["log_reward"] * self.exploration.inverse_temperature_at(progress)
         losses = self.objective(batch)
         total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"]
         if self.optimisers.step(total):

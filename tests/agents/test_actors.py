@@ -97,13 +97,17 @@ def test_copies_of_actors_stand_on_their_own(random_agent, which):
             parameter.mul_(1.5)
     assert torch.equal(actor(seen.clone())["loc"], before)
     assert (other(seen.clone())["loc"] - before).abs().max() > 1e-3
+    written = other(seen.clone())
+    total = written["loc"].sum() + written["scale"].sum()
+    for gradient in torch.autograd.grad(total, list(other.parameters()), materialize_grads=True):
+        assert gradient.any()  # trunk and head of the copy are its own
     actor.load_state_dict(other.state_dict())
     assert torch.equal(actor(seen.clone())["loc"], other(seen.clone())["loc"])
 
 
 @pytest.mark.parametrize("which", ["generation", "destruction"])
 def test_actors_are_functional_in_torchrl_losses(random_agent, which):
-    """A loss module copies the actor and swaps parameters in; the swapped ones must be those that act."""
+    """A loss module swaps parameters in and out of an actor; the swapped ones must be those that act."""
 
     class Probe(LossModule):
         actor: ProbabilisticActor

@@ -64,6 +64,17 @@ def test_one_pass_equals_single_steps(random_agent, quartic, reference, shared, 
     torch.testing.assert_close(agent.log_ratio(paths), log_ratio, rtol=1e-11, atol=1e-11)
 
 
+def test_features_computed_before_are_used(random_agent, quartic):
+    agent = random_agent(**READS["score"])
+    paths = agent.generate(7, quartic)
+    features = agent.path_features(paths)
+    torch.testing.assert_close(features[:, 2], agent.features(paths["state"][:, 2], paths["score"][:, 2]))
+    for found, expected in zip(agent.path_log_probs(paths, features), agent.path_log_probs(paths), strict=True):
+        assert torch.equal(found, expected)
+    changed = agent.path_log_probs(paths, features + 0.1).generation
+    assert (changed - agent.path_log_probs(paths).generation).abs().max() > 1e-3
+
+
 def test_unlearned_destruction(random_agent, quartic):
     agent = random_agent(destruction_mean="reference", destruction_variance="reference", shared_backbone=False)
     assert agent.destruction_backbone is None and not list(agent.destruction.parameters())

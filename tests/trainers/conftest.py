@@ -10,6 +10,7 @@ import pytest
 from ebbflow.trainers.cli import main
 from ebbflow.trainers.config import TrainConfig
 
+# Also what the tests count on is set here, so that the defaults can be tuned without them.
 TINY = {
     "target": "gmm25",
     "steps": 3,
@@ -18,9 +19,14 @@ TINY = {
     "log_every": 2,
     "checkpoint_every": 3,
     "evaluation_samples": 64,
-    "agent": {"width": 8, "depth": 1, "frequencies": [1.0, 2.0]},
-    "anchors": {"count": 40, "temperatures": 3, "moves": 1},
-    "optimiser": {"warmup": 2},
+    "objective": "vargrad",
+    "target_rate": 0.05,
+    "average_decay": 0.99,
+    "agent": {"width": 8, "depth": 1, "features": ["raw", "fourier"], "frequencies": [1.0, 2.0], "tables": True},
+    "exploration": {"scale": 1.5, "inverse_temperature": 1.0},
+    "replay": {"share": 0.5, "contents": "terminal", "priority": "uniform"},
+    "anchors": {"share": 0.5, "count": 40, "temperatures": 3, "moves": 1},
+    "optimiser": {"warmup": 2, "schedule": "cosine"},
 }
 
 
@@ -54,7 +60,8 @@ def flags(settings):
                 found += words(value, f"{prefix}{name}.")
             elif name != "target":
                 items = value if isinstance(value, list) else [value]
-                found += [f"--{prefix}{name}".replace("_", "-"), *map(str, items)]
+                flag = f"{prefix}{name}".replace("_", "-")
+                found += [f"--{flag}"] if value is True else [f"--{flag}", *map(str, items)]
         return found
 
     return lambda *more, **changes: [*words(settings(**changes)), *map(str, more)]

@@ -319,6 +319,18 @@ def test_names_and_keys():
             VarGrad(make_agent(), destruction=wrong)
 
 
+def test_an_objective_moves_as_a_whole():
+    """Buffers of the features included, which no loss trains."""
+    agent = make_agent()
+    paths = agent.generate(9, TARGET)
+    expected = make_objective(VarGrad, copy.deepcopy(agent))[0](paths)
+    objective, _ = make_objective(VarGrad, agent)
+    losses = objective.to(torch.float32)(paths.float())
+    for name, value in losses.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
 @pytest.mark.parametrize("kind", KINDS)
 def test_device(kind, device):

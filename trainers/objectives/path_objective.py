@@ -52,7 +52,7 @@ class PathObjective(LossModule):
         ...     def loss_of_log_ratio(log_ratio, log_z, weight):
         ...         return weighted_mean((log_ratio + log_z).abs(), weight)
         >>> agent = build_agent(target.space, scale=target.scale, steps=3)
-        >>> objective = MeanAbsolute(agent, destruction=VarGrad)
+        >>> objective = MeanAbsolute(agent, destruction=VarGrad, use_targets=False)
         >>> losses = objective(agent.generate(16, target))
         >>> (losses["loss_generation"] + losses["loss_destruction"]).backward()
         >>> losses["log_ratio"].shape
@@ -86,9 +86,9 @@ class PathObjective(LossModule):
         """Losses of a batch of trajectories (class docstring)."""
         weight = tensordict.get("weight", None)
         log_reward = tensordict["log_reward"]
-        features = self.agent.path_features(tensordict)  # nothing to learn in them: computed once for both passes
         with self.agent_params.to_module(self.agent):
             log_z = self.agent.log_z
+            features = self.agent.path_features(tensordict)  # nothing to learn in them: computed once for both passes
             online = self.agent.path_log_probs(tensordict, features)
         generation, destruction = online.generation.sum(-1), online.destruction.sum(-1)
         seen_generation, seen_destruction = generation.detach(), destruction.detach()

@@ -1,0 +1,181 @@
+"""Settings: their ranges, their JSON, presets, and that each explains itself."""
+
+import dataclasses
+import json
+import math
+import typing
+
+import pytest
+
+from ebbflow.agents import AgentConfig
+from ebbflow.envs import InputError
+from ebbflow.trainers import TrainConfig
+from ebbflow.trainers.config import OptimiserConfig, list_presets, load_preset
+
+
+def fields(kind=TrainConfig, prefix=""):
+    """Dotted name of every setting that is not itself a table of settings."""
+    found = []
+    for name, hint in typing.get_type_hints(kind).items():
+        found += fields(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]
+    return found
+
+
+def nested(name, value):
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return value
+
+
+def refusal(values):
+    with pytest.raises(InputError) as caught:
+        TrainConfig.from_dict(values, origin="here")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# There and back -------------------------------------------------------------------------------------------------------
+
+
+def test_settings_survive_json():
+    config = TrainConfig(
+        target="gmm25",
+        dim=2,
+        scale=1.25,
+        threads=2,
+        destruction_objective="vargrad",
+        agent=AgentConfig(features=("raw",), frequencies=(0.5, 3.0), sigma=2.0, tables=False),
+        optimiser=OptimiserConfig(generation_rate=0.1 + 0.2, warmup=0),
+    )
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert TrainConfig.from_dict(json.loads(json.dumps(TrainConfig().to_dict()))) == TrainConfig()
+    assert TrainConfig.from_dict({}) == TrainConfig()
+
+
+def test_whole_numbers_become_floats_where_floats_are_meant():
+    config = TrainConfig.from_dict({"scale": 2, "agent": {"frequencies": [1, 2]}})
+    assert type(config.scale) is float
+    assert [type(f) for f in config.agent.frequencies] == [float, float]
+
+
+@pytest.mark.parametrize("name", fields())
+def test_a_value_of_a_wrong_type_is_refused_by_name(name):
+    for wrong in ({"a": 1}, [[1]]):
+        assert refusal(nested(name, wrong)).startswith(f"here: {name}: expected ")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"step": 3}, "here: unknown setting 'step'; known: agent, anchors, average_decay"),
+        ({"agent": {"widht": 3}}, "here: unknown setting 'agent.widht'; known: depth, "),
+        ({"agent": 3}, "here: agent must hold a table of settings, got int"),
+        ({"steps": "5"}, "here: steps: expected int, got '5'"),
+        ({"steps": 5.0}, "here: steps: expected int, got 5.0"),
+        ({"steps": True}, "here: steps: expected int, got True"),
+        ({"steps": None}, "here: steps: expected int, got None"),
+        ({"scale": "1"}, "here: scale: expected float, got '1'"),
+        ({"dtype": "float16"}, "here: dtype: expected one of ['float32', 'float64'], got 'float16'"),
+        ({"agent": {"tables": 1}}, "here: agent.tables: expected bool, got 1"),
+        ({"agent": {"features": "raw"}}, "here: agent.features: expected a list, got 'raw'"),
+        ({"agent": {"features": [1]}}, "here: agent.features: expected str, got 1"),
+        ([], "here: the file must hold a table of settings, got list"),
+    ],
+)
+def test_what_does_not_fit_is_named(values, message):
+    assert refusal(values).startswith(message)
+
+
+WHOLE = {
+    "steps": 1,
+    "iterations": 1,
+    "batch_size": 2,
+    "seed": 0,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "evaluation_samples": 2,
+    "threads": 1,
+    "replay.capacity": 1,
+    "anchors.count": 2,
+    "anchors.temperatures": 1,
+    "anchors.moves": 1,
+    "optimiser.warmup": 0,
+}
+RATES = ["generation_rate", "destruction_rate", "table_rate", "log_z_rate", "clip_norm"]
+NUMBERS = {
+    **{f"optimiser.{name}": ([1e-9, 10.0], [0.0, -1.0, math.nan]) for name in RATES},
+    "anchors.initial_scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
+    "scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
+    "log_reward_floor": ([-1e-9, -1e30], [0.0, 1.0, -math.inf, math.nan]),
+    **{
+        name: ([0.0, 0.5, 1.0], [-0.01, 1.01, math.nan])
+        for name in ("target_rate", "replay.share", "replay.uniform_mixture", "replay.beta", "anchors.share")
+    },
+    **{
+        name: ([0.0, 0.999], [-0.01, 1.0, math.nan]) for name in ("average_decay", "optimiser.beta1", "optimiser.beta2")
+    },
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_range_of_whole_numbers(name):
+    least = WHOLE[name]
+    for fine in (least, least + 1, 10**9):
+        assert TrainConfig.from_dict(nested(name, fine))._lookup(name) == fine
+    for wrong in (least - 1, -(10**9)):
+        assert refusal(nested(name, wrong)) == f"{name}: expected a whole number >= {least}, got {wrong}"
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_range_of_numbers(name):
+    good, bad = NUMBERS[name]
+    for fine in good:
+        assert TrainConfig.from_dict(nested(name, fine))._lookup(name) == fine
+    for wrong in bad:
+        assert refusal(nested(name, wrong)).startswith(f"{name}: expected a ")
+
+
+def test_extremes():
+    assert TrainConfig(seed=2**63 - 1).seed == 2**63 - 1
+    assert refusal({"seed": 2**63}) == f"seed: expected a whole number below 2^63, got {2**63}"
+    assert TrainConfig.from_dict({"optimiser": {"clip_norm": math.inf}}).optimiser.clip_norm == math.inf
+    assert "generation_rate" in refusal({"optimiser": {"generation_rate": math.inf}})
+
+
+# Presets --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*list_presets(), None])
+def test_every_preset_can_be_loaded_and_names_its_target(name):
+    if name is None:  # so that the test is there without presets, too
+        with pytest.raises(InputError, match=r"preset: expected one of \[.*\] or a .json file, got 'nope'"):
+            load_preset("nope")
+    else:
+        assert load_preset(name).target
+
+
+def test_a_preset_is_any_file_of_settings(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(TrainConfig(target="gmm40", steps=7).to_dict()))
+    assert load_preset(str(path)) == TrainConfig(target="gmm40", steps=7)
+    path.write_text('{"steps": 4}')
+    assert load_preset(str(path)) == TrainConfig(steps=4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"steps: 3", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"[1]", "the file must hold a table of settings, got list"),
+        (b'{"steps": 0}', "steps: expected a whole number >= 1, got 0"),
+        (b'{"nope": 0}', "unknown setting 'nope'"),
+    ],
+)
+def test_an_unusable_preset_file_is_named(content, message, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_preset(str(path))
+    assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,468 @@
+"""The training loop: what a batch holds, what it costs, what an update changes, and that it learns."""
+
+import math
+
+import numpy
+import pytest
+import torch
+
+from ebbflow.agents import build_agent
+from ebbflow.buffers.anchors import Anchors
+from ebbflow.envs import CallableTarget, Continuous, InputError, get_target
+from ebbflow.trainers.callbacks import Callback
+from ebbflow.trainers.config import OptimiserConfig
+from ebbflow.trainers.evaluation import warnings_of
+from ebbflow.trainers.optimisation import Optimisers
+from ebbflow.trainers.train import evaluate_run
+from ebbflow.trainers.trainer import Trainer
+
+ON_POLICY = {"replay": {"share": 0.0}}
+
+
+def normal(x):
+    return -0.5 * x.square().sum(-1)
+
+
+def make(config, target=None, **settings):
+    return Trainer(target or get_target(config.target), config, **settings)
+
+
+def snapshot(state):
+    """A copy that later training does not change."""
+    if isinstance(state, torch.Tensor):
+        return state.detach().clone()
+    if isinstance(state, dict):
+        return {key: snapshot(value) for key, value in state.items()}
+    return [snapshot(value) for value in state] if isinstance(state, (list, tuple)) else state
+
+
+def flat(state, prefix=""):
+    if not isinstance(state, dict):
+        return {prefix: state}
+    return {name: value for key in state for name, value in flat(state[key], f"{prefix}/{key}").items()}
+
+
+def changed(before, after):
+    """Names of the tensors that differ."""
+    before, after = flat(before), flat(after)
+    assert before.keys() == after.keys()
+    return {k for k, v in before.items() if isinstance(v, torch.Tensor) and not torch.equal(v, after[k])}
+
+
+# Before the first iteration -------------------------------------------------------------------------------------------
+
+
+def test_log_z_starts_from_the_first_batch(tiny):
+    trainer = make(tiny(**ON_POLICY))
+    random = torch.get_rng_state()
+    trainer.prepare()
+    torch.set_rng_state(random)
+    with torch.no_grad():
+        log_ratio = trainer.agent.log_ratio(trainer.agent.generate(16, trainer.target))
+    assert trainer.agent.log_z.item() == pytest.approx(-log_ratio.mean().item(), rel=1e-6)
+    assert abs(trainer.agent.log_z.item()) > 0.5  # else the test could not tell it from zero
+
+
+def test_preparing_twice_is_preparing_once(tiny):
+    trainer = make(tiny())
+    trainer.prepare()
+    calls, log_z, seconds = trainer.energy_calls, trainer.agent.log_z.item(), trainer.seconds
+    assert calls > 0 and seconds > 0
+    trainer.prepare()
+    assert (trainer.energy_calls, trainer.agent.log_z.item(), trainer.seconds) == (calls, log_z, seconds)
+
+
+def test_the_seed_decides_everything(tiny):
+    def weights(seed):
+        torch.manual_seed(99)  # must not matter
+        trainer = make(tiny(seed=seed, iterations=2))
+        trainer.train()
+        return snapshot(trainer.state_dict()["agent"])
+
+    assert changed(weights(0), weights(0)) == set()
+    assert changed(weights(0), weights(1)) != set()
+
+
+def test_a_target_without_density_cannot_be_trained_on(tiny):
+    class Data(type(get_target("gmm25")).__base__):
+        def __init__(self):
+            super().__init__(Continuous(2), name="data")
+
+        def sample(self, n):
+            return torch.zeros(n, 2)
+
+    with pytest.raises(InputError, match="training needs a log density, but target 'data' has none"):
+        make(tiny(), Data())
+
+
+# What a batch holds ---------------------------------------------------------------------------------------------------
+
+
+def spy(trainer):
+    """Record the rows drawn from each source, in each iteration."""
+    drawn = {"new": [], "replay": [], "anchors": []}
+
+    def recording(name, method):
+        def call(n, *args, **kwargs):
+            drawn[name].append(n)
+            return method(n, *args, **kwargs)
+
+        return call
+
+    trainer.prepare()
+    trainer.agent.generate = recording("new", trainer.agent.generate)
+    trainer.replay.draw = recording("replay", trainer.replay.draw)
+    if trainer.anchors is not None:
+        trainer.anchors.draw = recording("anchors", trainer.anchors.draw)
+    trainer.train()
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("replay", "anchors", "rows"),
+    [
+        (0.0, 0.5, {"new": [16] * 3, "replay": [], "anchors": []}),
+        (0.5, 0.0, {"new": [16, 8, 8], "replay": [8, 8], "anchors": []}),
+        (0.5, 0.25, {"new": [14, 8, 8], "replay": [6, 6], "anchors": [2] * 3}),
+        (0.5, 1.0, {"new": [8] * 3, "replay": [], "anchors": [8] * 3}),
+        (1.0, 0.5, {"new": [8, 1, 1], "replay": [7, 7], "anchors": [8] * 3}),
+    ],
+)
+def test_the_shares_of_a_batch(replay, anchors, rows, tiny):
+    trainer = make(tiny(iterations=3, replay={"share": replay}, anchors={"share": anchors}))
+    assert spy(trainer) == rows
+    assert (trainer.anchors is None) == (replay * anchors == 0)
+    assert len(trainer.replay) == (sum(rows["new"]) if replay else 0)
+    size = []
+    trainer.objective.register_forward_hook(lambda module, args, output: size.append(len(args[0])))
+    trainer.step()
+    assert size == [16]
+
+
+@pytest.mark.parametrize("contents", ["terminal", "path"])
+def test_what_is_drawn_again_gets_a_new_priority(contents, tiny):
+    trainer = make(tiny(replay={"contents": contents, "share": 0.9}, anchors={"share": 0.0}))
+    trainer.train(until=1)
+    before = trainer.replay.state_dict()["log_ratio"]
+    trainer.train(until=2)
+    after = trainer.replay.state_dict()["log_ratio"]
+    moved = (before != after[: len(before)]).sum().item()
+    assert 1 <= moved <= 14 if contents == "terminal" else 0 <= moved <= 14
+    trainer.train()
+    assert trainer.replay.priorities.shape == (len(trainer.replay),)
+
+
+def test_importance_weights_reach_the_loss(tiny):
+    seen = []
+    trainer = make(tiny(iterations=3, replay={"priority": "loss", "beta": 1.0}, anchors={"share": 0.5}))
+    trainer.objective.register_forward_hook(lambda module, args, output: seen.append(args[0].get("weight", None)))
+    trainer.train()
+    first, *others = seen
+    assert first is None  # nothing is remembered yet
+    for weight in others:
+        assert weight.shape == (16,)
+        assert torch.equal(weight[:8], torch.ones(8)) and torch.equal(weight[12:], torch.ones(4))
+        assert (weight[8:12] != 1).any()
+
+
+def test_the_loss_sees_a_tempered_target_and_the_memory_the_target_itself(tiny):
+    seen = []
+    exploration = {"inverse_temperature": 0.01, "until": 0.5}
+    trainer = make(tiny(iterations=8, exploration=exploration, anchors={"share": 0.0}), CallableTarget(normal, 2))
+    trainer.objective.register_forward_hook(lambda module, args, output: seen.append(args[0].clone()))
+    trainer.train()
+    for iteration, batch in enumerate(seen):
+        beta = 0.01 ** max(0.0, 1 - iteration / 4)
+        assert torch.allclose(batch["log_reward"], beta * normal(batch["state"][:, -1]), rtol=1e-4), iteration
+    rows = trainer.replay.state_dict()
+    assert torch.allclose(rows["log_reward"], normal(rows["state"]), rtol=1e-4)
+
+
+# Cost -----------------------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A density that counts the states it is asked for by itself."""
+
+    def __init__(self):
+        self.states = 0
+
+    def __call__(self, x):
+        self.states += x.shape[0]
+        return normal(x)
+
+
+def test_energy_calls_are_anchors_and_new_paths(tiny):
+    """Destroying remembered states costs none: their densities are remembered, too."""
+    density = Counted()
+    trainer = make(tiny(), CallableTarget(density, 2))
+    trainer.train()
+    anchors = 40 * (1 + 3 * (1 + 1))
+    assert trainer.anchors.energy_calls == anchors
+    new = 16 + (16 - 4) + 11 * 8  # to prepare; the first batch without replay; the others
+    assert trainer.energy_calls == density.states == anchors + new
+    assert trainer.gradient_calls == trainer.anchors.gradient_calls == anchors
+
+
+def test_scores_cost_a_call_for_each_state_of_each_path(tiny):
+    density = Counted()
+    config = tiny(agent={"features": ["raw", "score"]}, replay={"contents": "path"}, anchors={"share": 0.0})
+    trainer = make(config, CallableTarget(density, 2))
+    trainer.train()
+    paths = 16 + 16 + 11 * 16  # to prepare; the first batch; new and remembered ones of the others
+    assert trainer.energy_calls == trainer.gradient_calls == density.states == paths * (3 + 1)
+
+
+def test_looking_at_a_run_does_not_cost(tiny):
+    trainer = make(tiny(iterations=2))
+    trainer.train()
+    before = trainer.energy_calls, trainer.gradient_calls
+    found = evaluate_run(trainer)
+    assert (trainer.energy_calls, trainer.gradient_calls) == before
+    assert (found["energy_calls"], found["gradient_calls"], found["seconds"]) == (*before, trainer.seconds)
+
+
+def test_a_target_used_before_does_not_add_its_calls(tiny):
+    target = get_target("gmm25")
+    first = make(tiny(), target)
+    first.train()
+    assert first.energy_calls == target.energy_calls
+    second = make(tiny(), target)
+    assert second.energy_calls == second.gradient_calls == 0
+    second.train()
+    assert (second.energy_calls, second.gradient_calls) == (target.energy_calls // 2, target.gradient_calls // 2)
+    assert (second.energy_calls, second.gradient_calls) == (first.energy_calls, first.gradient_calls)
+    assert target.energy_calls == 2 * first.energy_calls > 0
+
+
+def test_anchors_of_ones_own_count_what_they_cost(tiny):
+    target = CallableTarget(normal, 2)
+    trainer = make(tiny(), target, anchors=Anchors.from_samples(target, torch.randn(30, 2)))
+    assert trainer.energy_calls == 30
+    trainer.train()
+    assert (trainer.energy_calls, trainer.gradient_calls) == (30 + 16 + 12 + 11 * 8, 0)
+
+
+# Anchors from a file --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
+def test_anchors_from_a_file(dtype, tiny, tmp_path):
+    x = numpy.random.default_rng(0).integers(-3, 4, size=(25, 2)).astype(dtype)
+    numpy.save(tmp_path / "mine.npy", x)
+    trainer = make(tiny(anchors={"samples": str(tmp_path / "mine.npy")}))
+    trainer.train(until=2)
+    assert trainer.anchors.states.dtype == torch.float32
+    assert numpy.array_equal(trainer.anchors.states.numpy(), x.astype("float32"))
+    assert trainer.gradient_calls == 0
+
+
+# One update -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_update_that_is_not_finite_changes_nothing(tiny):
+    calls = 0
+
+    def sometimes_huge(x):
+        nonlocal calls
+        calls += 1
+        return normal(x) + (1e30 if calls == 4 else 0.0)  # its square overflows
+
+    trainer = make(tiny(**ON_POLICY), CallableTarget(sometimes_huge, 2))
+    trainer.train(until=2)
+    before = snapshot(trainer.state_dict())
+    trainer.train(until=3)
+    after = snapshot(trainer.state_dict())
+    assert (trainer.skipped, trainer.iteration) == (1, 3)
+    assert changed(before, after) == {"/random/torch"}
+    trainer.train(until=4)
+    assert trainer.skipped == 1
+    last = changed(after, snapshot(trainer.state_dict()))
+    for part in ("agent", "averaged", "target_networks", "optimisers"):
+        assert any(name.startswith(f"/{part}/") for name in last), part
+
+
+def test_target_networks_and_average_follow_at_their_rates(tiny):
+    trainer = make(tiny(target_rate=0.25, average_decay=0.5, optimiser={"warmup": 0, "log_z_rate": 1.0}))
+    trainer.train(until=1)
+    for _ in range(2):
+        before = snapshot(trainer.state_dict())
+        trainer.step()
+        after = trainer.state_dict()
+        for name, value in after["agent"].items():
+            target = f"target_networks/{name}"
+            old, new = before["target_networks"][name], after["target_networks"][name]
+            assert torch.allclose(new, 0.75 * old + 0.25 * value, atol=1e-6), target
+            old, new = before["averaged"][f"module.{name}"], after["averaged"][f"module.{name}"]
+            assert torch.allclose(new, 0.5 * old + 0.5 * value, atol=1e-6), name
+    assert trainer.evaluated_agent is trainer.averaged.module
+
+
+def test_without_average_the_last_agent_is_evaluated(tiny):
+    trainer = make(tiny(average_decay=0.0, target_rate=0.0))
+    assert trainer.evaluated_agent is trainer.agent
+    assert trainer.state_dict()["averaged"] is None and trainer.state_dict()["target_networks"] is None
+
+
+# Optimisers -----------------------------------------------------------------------------------------------------------
+
+
+AGENTS = {
+    "shared": {},
+    "separate": {"shared_backbone": False},
+    "no tables": {"tables": False},
+    "langevin": {"langevin": True},
+    "fixed": {"generation_variance": "fixed"},
+    "generation only": {"destruction_mean": "reference", "destruction_variance": "reference"},
+}
+
+
+def optimisers_of(tiny, agent=None, iterations=10, **settings):
+    agent = build_agent(Continuous(2), scale=1.0, steps=3, config=tiny(agent=agent or {}).agent)
+    return agent, Optimisers(agent, OptimiserConfig(**settings), iterations)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_parameter_belongs_to_one_optimiser(name, tiny):
+    agent, optimisers = optimisers_of(tiny, AGENTS[name])
+    names = {id(parameter): name for name, parameter in agent.named_parameters()}
+    owned = {
+        key: [names[id(p)] for group in optimiser.param_groups for p in group["params"]]
+        for key, optimiser in optimisers.optimisers.items()
+    }
+    everything = [name for part in owned.values() for name in part]
+    assert sorted(everything) == sorted(names.values())  # none left out, none twice
+    assert owned["log_z"] == ["log_z"]
+    assert all(n.startswith(("backbone.", "generation.")) for n in owned["generation"])
+    assert all(n.startswith(("destruction.", "destruction_backbone.")) for n in owned.get("destruction", []))
+    assert ("destruction" in owned) == (name != "generation only")
+    for optimiser in optimisers.optimisers.values():
+        for group in optimiser.param_groups:
+            tables = {names[id(p)].endswith("table") for p in group["params"]}
+            assert len(tables) == 1
+            if tables == {True}:
+                assert group["initial_lr"] == OptimiserConfig().table_rate
+
+
+def test_learning_rates_warm_up_and_decay_to_zero(tiny):
+    rates = {"generation_rate": 1.0, "destruction_rate": 2.0, "table_rate": 3.0, "log_z_rate": 4.0}
+    seen = []
+
+    class Recorder(Callback):
+        def on_iteration(self, trainer, losses):
+            groups = [g for o in trainer.optimisers.optimisers.values() for g in o.param_groups]
+            seen.append([g["lr"] / g["initial_lr"] for g in groups])
+
+    trainer = make(tiny(iterations=10, optimiser={"warmup": 3, **{k: v * 1e-3 for k, v in rates.items()}}))
+    first = [g["lr"] for o in trainer.optimisers.optimisers.values() for g in o.param_groups]
+    assert sorted(first) == pytest.approx([v * 1e-3 / 4 for v in (1.0, 2.0, 3.0, 3.0, 4.0)])
+    trainer.callbacks = [Recorder()]
+    trainer.train()
+    # The rates after iteration i are those that iteration i + 1 uses.
+    expected = [min(1.0, (i + 1) / 4) * 0.5 * (1 + math.cos(math.pi * i / 10)) for i in range(1, 11)]
+    for found, value in zip(seen, expected, strict=True):
+        assert found == pytest.approx([value] * 5, abs=1e-12)
+    assert seen[-1] == pytest.approx([0.0] * 5, abs=1e-12)
+
+
+def test_a_constant_schedule_only_warms_up(tiny):
+    _, optimisers = optimisers_of(tiny, schedule="constant", warmup=1)
+    factors = [optimisers.schedulers["log_z"].lr_lambdas[0](i) for i in (0, 1, 2, 9, 10)]
+    assert factors == [0.5, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_gradients_are_clipped_for_each_optimiser_alone(tiny):
+    agent, optimisers = optimisers_of(tiny, clip_norm=2.0)
+    generation = list(agent.generation.parameters())
+    destruction = list(agent.destruction.parameters())
+    loss = 1e4 * sum(p.sum() for p in generation) + 1e-4 * sum(p.sum() for p in destruction) + 7.0 * agent.log_z
+
+    def norm(parameters):
+        return torch.cat([p.grad.flatten() for p in parameters]).norm().item()
+
+    assert optimisers.step(loss)
+    assert norm(generation) == pytest.approx(2.0, rel=1e-4)
+    size = sum(p.numel() for p in destruction)
+    assert norm(destruction) == pytest.approx(1e-4 * math.sqrt(size), rel=1e-4)  # not touched by the others' clipping
+    assert agent.log_z.grad.item() == pytest.approx(2.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_skips_the_step(bad, tiny):
+    """Also where the loss itself is fine, and for every optimiser: half an update is none."""
+    agent, optimisers = optimisers_of(tiny)
+    before = snapshot(agent.state_dict())
+    hook = agent.log_z.register_hook(lambda gradient: gradient * bad)
+    assert not optimisers.step(agent.log_z + sum(p.sum() for p in agent.parameters()))
+    assert changed(before, agent.state_dict()) == set()
+    hook.remove()
+    assert optimisers.step(agent.log_z + sum(p.sum() for p in agent.parameters()))
+    assert len(changed(before, agent.state_dict())) == len(list(agent.parameters()))
+
+
+# Support --------------------------------------------------------------------------------------------------------------
+
+
+def half_space(x):
+    return torch.where(x[:, 0] > 0, normal(x), -math.inf)
+
+
+@pytest.mark.parametrize("objective", ["vargrad", "trajectory_balance"])
+def test_states_outside_the_support_count_as_the_floor(objective, tiny):
+    seen = []
+    target = CallableTarget(half_space, 2)
+    config = tiny(iterations=6, objective=objective, log_reward_floor=-50.0, anchors={"share": 0.0})
+    trainer = make(config, target)
+    trainer.objective.register_forward_hook(lambda module, args, output: seen.append(args[0]["log_reward"]))
+    trainer.train(until=1)
+    assert abs(trainer.agent.log_z.item()) < 5  # of states inside; one at the floor would show
+    trainer.train()
+    rewards = torch.cat(seen)
+    assert (rewards == -50.0).any() and rewards.min() == -50.0
+    assert trainer.skipped == 0
+    assert (trainer.replay.state_dict()["state"][:, 0] > 0).all()
+    assert evaluate_run(trainer, samples=100)["elbo"] == -math.inf  # the floor is not used there
+
+
+def test_a_density_that_is_zero_everywhere_is_refused(tiny):
+    target = CallableTarget(lambda x: x.sum(-1) * 0 - math.inf, 2, name="nothing")
+    for share in (0.0, 0.5):
+        with pytest.raises(InputError, match=r"'nothing'.* -inf"):
+            make(tiny(anchors={"share": share}), target).train()
+
+
+# It learns ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_short_training_finds_the_modes(tiny):
+    config = tiny(
+        steps=5,
+        iterations=150,
+        batch_size=128,
+        agent={"width": 32, "depth": 2, "frequencies": [1.0, 2.0, 4.0, 8.0]},
+        anchors={"count": 300, "temperatures": 15},
+        optimiser={"warmup": 10},
+        evaluation_samples=1000,
+    )
+    trainer = make(config)
+    trainer.prepare()
+    before = evaluate_run(trainer)
+    trainer.train()
+    found = evaluate_run(trainer)
+    assert 0 < found["sandwich_width"] < 10 < 12 < before["sandwich_width"]
+    assert found["mode_coverage"] >= 0.6
+    assert found["elbo"] <= found["true_log_z"] + 3 * found["elbo_stderr"]
+    assert found["eubo"] >= found["true_log_z"] - 3 * found["eubo_stderr"]
+    assert abs(found["log_z"] - found["true_log_z"]) < 1.0
+    assert trainer.skipped == 0
+
+
+def test_a_collapsed_sampler_is_flagged(tiny):
+    """Without anchors or replay, and with steps too short to leave the middle, only one mode of 25 is found."""
+    trainer = make(tiny(iterations=40, agent={"sigma": 0.2}, replay={"share": 0.0}, evaluation_samples=200))
+    trainer.train()
+    found = evaluate_run(trainer)
+    warnings = " ".join(warnings_of(found))
+    assert found["mode_coverage"] < 0.1
+    for name in ("ess_forward", "sandwich_width", "mode_coverage"):
+        assert f"{name} = " in warnings
