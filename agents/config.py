@@ -25,8 +25,8 @@ class AgentConfig:
     """One backbone for both policies, or one each."""
     features: tuple[str, ...] = ("raw", "asinh", "fourier")
     """State features: any of raw, asinh, fourier, score (the last costs one gradient call a state)."""
-    frequencies: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
-    """Frequencies of the Fourier features, in radians per compressed length unit; log-spaced, not tuned to a target."""
+    frequencies: tuple[float, ...] = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
+    """Frequencies of the Fourier features, radians per compressed length unit: half-octaves, not tuned to a target."""
     tables: bool = True
     """Add a per-step, per-coordinate table on the features to both heads."""
     generation_variance: str = "learned"

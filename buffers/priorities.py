@@ -197,7 +197,7 @@ class ImportanceWeightPriority(Priority):
     """
 
     ess_fraction: float = 0.25
-    bisections: int = 40
+    bisections: int = 16
 
     def __post_init__(self) -> None:
         _number("ess_fraction", self.ess_fraction, above=0.0, up_to=1.0)

@@ -21,9 +21,12 @@ from .config import SEEDS, TrainConfig, load_preset
 __all__ = ["main"]
 
 
+_Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # turned on only; settings go either way, --x and --no-x
+
+
 @dataclass(frozen=True)
 class _Command:
-    debug: bool = False
+    debug: _Switch = False
     """Show the whole traceback of an error."""
 
     def run(self) -> int:
@@ -41,7 +44,7 @@ class Train(_Command):
     """Run folder; by default runs/TARGET."""
     preset: str | None = None
     """Start from the settings of a preset, or of any run's config.json; flags override them."""
-    overwrite: bool = False
+    overwrite: _Switch = False
     """Replace an earlier run in the same folder."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings."""
@@ -76,7 +79,7 @@ class Evaluate(_Command):
 
     folder: tyro.conf.Positional[Path] = tyro.MISSING
     """Run folder."""
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: Annotated[_Switch, tyro.conf.arg(name="json")] = False
     """Print the numbers as JSON, and nothing else, on standard output."""
     samples: int | None = None
     """Samples of each kind; by default the run's setting."""
@@ -152,7 +155,9 @@ class Report(_Command):
         trainer = load_run(self.folder)
         try:
             evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # of a run not yet at its end, or broken: evaluate what there is
+        except (FileNotFoundError, ValueError):
+            evaluation = None
+        if not isinstance(evaluation, dict):  # of a run not yet at its end, or broken: evaluate what there is
             evaluation = evaluate_run(trainer)
         write_figures(run.figures, trainer.evaluated_agent, trainer.target, read_metrics(run.metrics))
         return _report(evaluation, run.path)
@@ -217,7 +222,10 @@ def _report(evaluation: dict[str, Any], folder: Path) -> int:
         )
         return 130
     console = Console()
-    table = Table("", "value", "± s.e.", "unit", box=None, header_style="dim")
+    table = Table("", box=None, header_style="dim")
+    table.add_column("value", justify="right")
+    table.add_column("± s.e.", justify="right")
+    table.add_column("unit")
     for (key, error), label, unit in ROWS:
         value = evaluation.get(key)
         if value is None:
@@ -227,7 +235,8 @@ def _report(evaluation: dict[str, Any], folder: Path) -> int:
         table.add_row(label, shown, spread, unit)
     console.print(table)
     for warning in warnings_of(evaluation):
-        console.print(f"[yellow]not to be trusted:[/yellow] {warning}", soft_wrap=True)
+        # One line each where a program reads it, wrapped at words where a person does.
+        console.print(f"[yellow]not to be trusted:[/yellow] {warning}", soft_wrap=not console.is_terminal)
     console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
     return 0
 
@@ -281,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             prog="ebbflow",
             description="Learn to generate by learning to destroy: few-step samplers of unnormalised densities.",
             args=argv,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            config=(tyro.conf.OmitSubcommandPrefixes,),
         )
         return command.run()
 

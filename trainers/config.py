@@ -38,7 +38,7 @@ class ExplorationConfig:
     """Initial factor on the standard deviation of every generation step, >= 1."""
     added: float = 0.0
     """Initial extra standard deviation, as a multiple of the reference step's."""
-    inverse_temperature: float = 0.05
+    inverse_temperature: float = 1.0
     """Initial inverse temperature of the target in the loss, rising geometrically to 1; 1 for no tempering."""
     until: float = 0.5
     """Fraction of training after which there is no exploration."""
@@ -50,13 +50,13 @@ class ReplayConfig:
 
     share: float = 0.5
     """Share of every batch that comes from memory (own samples and anchors) instead of from the policy; 0 for none."""
-    capacity: int = 20_000
+    capacity: int = 10_000
     """Remembered rows."""
     contents: Literal["terminal", "path"] = "terminal"
     """Remember terminal states (destroyed again when drawn) or whole paths."""
-    priority: str = "uniform"
+    priority: str = "importance_weight"
     """Priority: uniform, loss, reward, rank or importance_weight."""
-    uniform_mixture: float = 0.1
+    uniform_mixture: float = 0.0
     """Share of uniform draws mixed into the priority."""
     beta: float = 0.0
     """Exponent of the importance correction of the loss, 0 (none) to 1 (full)."""
@@ -66,7 +66,7 @@ class ReplayConfig:
 class AnchorConfig:
     """Protected states found by annealed sequential Monte Carlo before training, or given by the user."""
 
-    share: float = 0.5
+    share: float = 0.75
     """Share of the remembered rows of a batch that is drawn from the anchors; 0 for no anchors."""
     count: int = 5000
     """Number of particles."""
@@ -88,7 +88,7 @@ class OptimiserConfig:
     """Learning rate of the generation policy and of the shared backbone."""
     destruction_rate: float = 3e-3
     """Learning rate of the destruction policy."""
-    table_rate: float = 1e-3
+    table_rate: float = 3e-3
     """Learning rate of the per-step, per-coordinate tables of both."""
     log_z_rate: float = 1e-1
     """Learning rate of log Z."""
@@ -116,7 +116,7 @@ class TrainConfig:
     """Typical length of the target, where the default does not suit."""
     steps: int = 5
     """Number of generation steps T."""
-    iterations: int = 2000
+    iterations: int = 5000
     """Number of training iterations."""
     batch_size: int = 256
     """Trajectories per iteration."""
@@ -132,6 +132,9 @@ class TrainConfig:
     """Objective of the generation policy: vargrad or trajectory_balance."""
     destruction_objective: str | None = None
     """Objective of the destruction policy; by default the same."""
+    residual_bound: float | None = 10.0
+    """Residuals of the log-ratio beyond this many nats count linearly, not squared (Huber), while policies are coarse:
+    the bound grows as 1/sqrt(share of training left). None: all squared."""
     target_rate: float = 0.05
     """Rate at which the target networks follow; each loss sees the other policy through them. 0: no target networks."""
     average_decay: float = 0.99

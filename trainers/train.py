@@ -64,7 +64,7 @@ def resume(path: Path, *, console: Console | None = None) -> dict[str, Any]:
         InputError: as `load_run`, and what training raises.
     """
     trainer = load_run(path)
-    return _train(trainer, RunFolder(path), console)
+    return _train(trainer, RunFolder(path), console or Console(stderr=True))
 
 
 def load_run(path: Path) -> Trainer:
@@ -93,7 +93,7 @@ def evaluate_run(trainer: Trainer, *, samples: int | None = None, seed: int = 0)
     )
 
 
-def _train(trainer: Trainer, run: RunFolder, console: Console | None) -> dict[str, Any]:
+def _train(trainer: Trainer, run: RunFolder, console: Console) -> dict[str, Any]:
     metrics = MetricsLogger(run.metrics)
     bar = ProgressBar(metrics, console)
     interrupt = InterruptHandler()
@@ -105,9 +105,13 @@ def _train(trainer: Trainer, run: RunFolder, console: Console | None) -> dict[st
         interrupt.on_end(trainer)
     if trainer.iteration < trainer.config.iterations:
         return {"interrupted": trainer.iteration}
-    evaluation = evaluate_run(trainer)
-    write_evaluation(run.evaluation, evaluation)
-    write_figures(run.figures, trainer.evaluated_agent, trainer.target, metrics.rows)
+    try:
+        with console.status(f"{trainer.target.name}: evaluating"):
+            evaluation = evaluate_run(trainer)
+            write_evaluation(run.evaluation, evaluation)
+            write_figures(run.figures, trainer.evaluated_agent, trainer.target, metrics.rows)
+    except KeyboardInterrupt:
+        return {"interrupted": trainer.iteration}
     return evaluation
 
 

@@ -6,6 +6,7 @@ Everything observable (progress, logging, checkpoints, the NaN guard) is a callb
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -88,6 +89,7 @@ class Trainer:
             self.agent,
             destruction=None if destruction is None else get_objective(destruction),
             use_targets=config.target_rate > 0,
+            residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
         )
         self.target_update = SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
         self.optimisers = Optimisers(self.agent, config.optimiser, config.iterations)
@@ -151,7 +153,6 @@ class Trainer:
             self.seconds = time.perf_counter() - begun
             for callback in self.callbacks:
                 callback.on_iteration(self, losses)
-        self.seconds = time.perf_counter() - begun
         for callback in self.callbacks:
             callback.on_end(self)
 
@@ -222,6 +223,9 @@ class Trainer:
             batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
         # The memory keeps the target itself; only the loss, and the priorities made of it, see the tempered one.
         batch["log_reward"] = batch["log_reward"] * self.exploration.inverse_temperature_at(progress)
+        if self.config.residual_bound is not None:
+            # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
+            self.objective.residual_bound = self.config.residual_bound / math.sqrt(1.0 - progress)
         losses = self.objective(batch)
         total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"]
         if self.optimisers.step(total):
@@ -338,7 +342,8 @@ def _device(name: str) -> torch.device:
 
 def _load_samples(path: str) -> torch.Tensor:
     try:
-        return torch.from_numpy(numpy.load(path, allow_pickle=False))
+        with open(path, "rb") as file:
+            return torch.from_numpy(numpy.load(file, allow_pickle=False))
     except (OSError, EOFError, TypeError, ValueError, BadZipFile) as error:
         reason = str(error).split("\n")[0]
         raise InputError(

@@ -60,8 +60,8 @@ def flags(settings):
                 found += words(value, f"{prefix}{name}.")
             elif name != "target":
                 items = value if isinstance(value, list) else [value]
-                flag = f"{prefix}{name}".replace("_", "-")
-                found += [f"--{flag}"] if value is True else [f"--{flag}", *map(str, items)]
+                flag = f"--{prefix}{name}".replace("_", "-")
+                found += [flag] if value is True else [flag, *map(str, items)]
         return found
 
     return lambda *more, **changes: [*words(settings(**changes)), *map(str, more)]

@@ -232,6 +232,16 @@ def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_stays(straight, e
     assert run_differences(straight, tmp_path / "run") == []
 
 
+def test_ctrl_c_while_evaluating_loses_nothing(straight, ebbflow, flags, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr("ebbflow.trainers.train.evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        stopped = ebbflow("train", "gmm25", *flags("--out", "run"))
+    assert stopped.code == 130
+    assert stopped.err == "interrupted after iteration 12, and saved; go on with: ebbflow resume run\n"
+    assert ebbflow("resume", "run").code == 0
+    assert run_differences(straight, tmp_path / "run") == []
+
+
 def test_resuming_a_finished_run_evaluates_it_again(straight, ebbflow):
     before = load_checkpoint(straight / "checkpoint")[0]
     metrics = (straight / "metrics.csv").read_bytes()

@@ -224,15 +224,13 @@ def test_looking_at_a_run_does_not_cost(tiny):
 
 def test_a_target_used_before_does_not_add_its_calls(tiny):
     target = get_target("gmm25")
-    first = make(tiny(), target)
-    first.train()
-    assert first.energy_calls == target.energy_calls
-    second = make(tiny(), target)
-    assert second.energy_calls == second.gradient_calls == 0
-    second.train()
-    assert (second.energy_calls, second.gradient_calls) == (target.energy_calls // 2, target.gradient_calls // 2)
-    assert (second.energy_calls, second.gradient_calls) == (first.energy_calls, first.gradient_calls)
-    assert target.energy_calls == 2 * first.energy_calls > 0
+    make(tiny(), target).train()
+    once = target.energy_calls, target.gradient_calls
+    trainer = make(tiny(), target)
+    assert trainer.energy_calls == trainer.gradient_calls == 0
+    trainer.train()
+    assert (trainer.energy_calls, trainer.gradient_calls) == once
+    assert target.energy_calls == 2 * once[0] > 0
 
 
 def test_anchors_of_ones_own_count_what_they_cost(tiny):
@@ -411,14 +409,14 @@ def half_space(x):
 def test_states_outside_the_support_count_as_the_floor(objective, tiny):
     seen = []
     target = CallableTarget(half_space, 2)
-    config = tiny(iterations=6, objective=objective, log_reward_floor=-50.0, anchors={"share": 0.0})
+    config = tiny(iterations=6, objective=objective, log_reward_floor=-1e4, anchors={"share": 0.0})
     trainer = make(config, target)
     trainer.objective.register_forward_hook(lambda module, args, output: seen.append(args[0]["log_reward"]))
     trainer.train(until=1)
     assert abs(trainer.agent.log_z.item()) < 5  # of states inside; one at the floor would show
     trainer.train()
     rewards = torch.cat(seen)
-    assert (rewards == -50.0).any() and rewards.min() == -50.0
+    assert (rewards == -1e4).any() and rewards.min() == -1e4
     assert trainer.skipped == 0
     assert (trainer.replay.state_dict()["state"][:, 0] > 0).all()
     assert evaluate_run(trainer, samples=100)["elbo"] == -math.inf  # the floor is not used there

@@ -10,6 +10,7 @@ online networks and one gradient-free pass of the target networks; one backward 
 disjoint and a shared backbone is trained by both. Source: arXiv 2506.01541, section on joint training.
 """
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -32,6 +33,8 @@ class PathObjective(LossModule):
         destruction: the objective class whose loss trains the destruction policy; by default the same class.
         use_targets: let each loss see the other policy through its target network (`target_agent_params`, moved by
             TorchRL's `SoftUpdate`); otherwise through its detached online value.
+        residual_bound: residuals beyond it (nats) count linearly instead of squared (Huber), so that a few samples
+            between narrow modes do not drown all others; infinite for the plain squares.
 
     In keys: a trajectory (`state`, `log_reward`, `score` where the agent reads it) and optionally `weight` `[B]`, the
     importance correction of replay.
@@ -49,7 +52,7 @@ class PathObjective(LossModule):
         >>> target = get_target("gmm25")
         >>> class MeanAbsolute(PathObjective):  # another loss of D takes one function
         ...     @staticmethod
-        ...     def loss_of_log_ratio(log_ratio, log_z, weight):
+        ...     def loss_of_log_ratio(log_ratio, log_z, weight, bound):
         ...         return weighted_mean((log_ratio + log_z).abs(), weight)
         >>> agent = build_agent(target.space, scale=target.scale, steps=3)
         >>> objective = MeanAbsolute(agent, destruction=VarGrad, use_targets=False)
@@ -67,20 +70,28 @@ class PathObjective(LossModule):
     out_keys: ClassVar[list[str]] = ["loss_generation", "loss_destruction", "loss_log_z", "log_ratio"]
 
     def __init__(
-        self, agent: Agent, *, destruction: "type[PathObjective] | None" = None, use_targets: bool = True
+        self,
+        agent: Agent,
+        *,
+        destruction: "type[PathObjective] | None" = None,
+        use_targets: bool = True,
+        residual_bound: float = math.inf,
     ) -> None:
         super().__init__()
         destruction = destruction or type(self)
         if not (isinstance(destruction, type) and issubclass(destruction, PathObjective)):
             raise InputError(f"destruction: expected an objective class, got {destruction!r}")
+        if not residual_bound > 0:
+            raise InputError(f"residual_bound: expected a number > 0 (nats), got {residual_bound!r}")
+        self.residual_bound = float(residual_bound)
         self.use_targets = use_targets and agent.destruction.learned
         self.destruction_loss = destruction.loss_of_log_ratio
         self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
 
     @staticmethod
     @abstractmethod
-    def loss_of_log_ratio(log_ratio: Tensor, log_z: Tensor, weight: Tensor | None) -> Tensor:
-        """Scalar loss of the D's `[B]`, given the (detached) log Z and optional row weights `[B]`."""
+    def loss_of_log_ratio(log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float) -> Tensor:
+        """Scalar loss of the D's `[B]`, given the (detached) log Z, optional row weights `[B]` and residual bound."""
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of trajectories (class docstring)."""
@@ -97,11 +108,12 @@ class PathObjective(LossModule):
                 other = self.agent.path_log_probs(tensordict, features)
             seen_generation, seen_destruction = other.generation.sum(-1), other.destruction.sum(-1)
         rest = online.initial - log_reward
+        given = (log_z.detach(), weight, self.residual_bound)
         log_ratio = (rest + generation - destruction).detach()
         losses = {
-            "loss_generation": self.loss_of_log_ratio(rest + generation - seen_destruction, log_z.detach(), weight),
+            "loss_generation": self.loss_of_log_ratio(rest + generation - seen_destruction, *given),
             "loss_destruction": (
-                self.destruction_loss(rest + seen_generation - destruction, log_z.detach(), weight)
+                self.destruction_loss(rest + seen_generation - destruction, *given)
                 if self.agent.destruction.learned
                 else torch.zeros_like(log_z)
             ),
@@ -114,3 +126,27 @@ class PathObjective(LossModule):
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of `values` `[B]`, with row weights if any (normalised to sum one)."""
     return values.mean() if weight is None else (weight * values).sum() / weight.sum()
+
+
+def robust_square(residual: Tensor, bound: float) -> Tensor:
+    """Residuals squared, and linear beyond `bound` with the same slope there: twice the Huber loss.
+
+    Example:
+        >>> robust_square(torch.tensor([1.0, 3.0]), bound=2.0)
+        tensor([1., 8.])
+    """
+    if bound == math.inf:
+        return residual.square()
+    size = residual.abs()
+    return torch.where(size <= bound, residual.square(), bound * (2.0 * size - bound))
+
+
+def robust_center(values: Tensor, weight: Tensor | None, bound: float, iterations: int = 10) -> Tensor:
+    """Detached centre of `values` `[B]` that minimises the mean `robust_square` around it; the mean when unbounded."""
+    values = values.detach()
+    if bound == math.inf:
+        return weighted_mean(values, weight)
+    center = values.median()
+    for _ in range(iterations):
+        center = center + weighted_mean((values - center).clamp(-bound, bound), weight)
+    return center

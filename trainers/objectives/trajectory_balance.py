@@ -6,7 +6,7 @@ of the same square, taken with the online D. Source: arXiv 2201.13259 (TB); arXi
 
 from torch import Tensor
 
-from .path_objective import PathObjective, weighted_mean
+from .path_objective import PathObjective, robust_square, weighted_mean
 
 __all__ = ["TrajectoryBalance"]
 
@@ -26,6 +26,6 @@ class TrajectoryBalance(PathObjective):
     """
 
     @staticmethod
-    def loss_of_log_ratio(log_ratio: Tensor, log_z: Tensor, weight: Tensor | None) -> Tensor:
-        """E[(D + log Z)²]."""
-        return weighted_mean((log_ratio + log_z).square(), weight)
+    def loss_of_log_ratio(log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float) -> Tensor:
+        """E[(D + log Z)²]; with a bound, its robust square."""
+        return weighted_mean(robust_square(log_ratio + log_z, bound), weight)
