@@ -211,13 +211,8 @@ class Trainer:
         scale, added = self.exploration.at(progress)
         from_replay, from_anchors = self._remembered_counts()
         new = self._collect(self.config.batch_size - from_replay - from_anchors, scale=scale, added=added)
-        parts: list[Any] = [new]
         drawn = self.replay.draw(from_replay) if from_replay else None
-        if drawn is not None:
-            parts.append(self._with_paths(drawn))
-        if self.anchors is not None and from_anchors:
-            parts.append(self._with_paths(self.anchors.draw(from_anchors)))
-        batch = TensorDict.cat(parts)
+        batch = TensorDict.cat([new, *self._remembered_paths(drawn, from_anchors)])
         if drawn is not None and self.config.replay.beta > 0:
             ones = drawn["weight"].new_ones
             batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
@@ -225,7 +220,7 @@ class Trainer:
         batch["log_reward"] = batch["log_reward"] * self.exploration.inverse_temperature_at(progress)
         if self.config.residual_bound is not None:
             # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
-            self.objective.residual_bound = self.config.residual_bound / math.sqrt(1.0 - progress)
+            self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
         losses = self.objective(batch)
         total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"]
         if self.optimisers.step(total):
@@ -260,14 +255,23 @@ class Trainer:
         columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
         self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside])
 
-    def _with_paths(self, rows: TensorDict) -> TensorDict:
-        """Remembered rows as trajectories: paths as they are, terminal states destroyed by the current policy."""
-        if rows["state"].ndim == 2:
-            return self.agent.destroy(rows["state"], self.target, rows["log_reward"])
-        paths = rows.select("state", "log_reward")
-        if self.agent.needs_score:
-            paths["score"] = self.target.value_and_score(paths["state"])[1]
-        return paths
+    def _remembered_paths(self, drawn: TensorDict | None, from_anchors: int) -> list[TensorDict]:
+        """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed."""
+        parts: list[TensorDict] = []
+        terminal = []
+        if drawn is not None and self.config.replay.contents == "path":
+            paths = drawn.select("state", "log_reward")
+            if self.agent.needs_score:
+                paths["score"] = self.target.value_and_score(paths["state"])[1]
+            parts.append(paths)
+        elif drawn is not None:
+            terminal.append(drawn.select("state", "log_reward"))
+        if self.anchors is not None and from_anchors:
+            terminal.append(self.anchors.draw(from_anchors))
+        if terminal:
+            rows = TensorDict.cat(terminal)
+            parts.append(self.agent.destroy(rows["state"], self.target, rows["log_reward"]))
+        return parts
 
     # Save and restore ---------------------------------------------------------------------------------------------
 

@@ -55,14 +55,14 @@ def test_rank_default_favours_the_best_hundredth():
 
 def test_importance_weight_is_plain_where_the_ess_allows():
     log_ratio = torch.tensor([0.0, 0.1, -0.1, 0.2])
-    got = get_priority("importance_weight", ess_fraction=0.5)(torch.zeros(4), log_ratio, ALL)
+    got = get_priority("importance_weight", ess_fraction=0.5, bisections=40)(torch.zeros(4), log_ratio, ALL)
     torch.testing.assert_close(got / got.sum(), (-log_ratio).softmax(0).double())
 
 
 def test_importance_weight_two_values():
     """One row far above three: ESS 2 of 4 with relative weight v of the others means (1 + 3v)² = 2 (1 + 3v²)."""
     log_ratio = torch.tensor([-100.0, 0.0, 0.0, 0.0])
-    got = get_priority("importance_weight", ess_fraction=0.5)(torch.zeros(4), log_ratio, ALL)
+    got = get_priority("importance_weight", ess_fraction=0.5, bisections=40)(torch.zeros(4), log_ratio, ALL)
     v = (-6 + math.sqrt(36 + 12)) / 6
     torch.testing.assert_close(got, torch.tensor([1.0, v, v, v], dtype=torch.float64), atol=1e-6, rtol=0)
 
@@ -76,7 +76,8 @@ def test_importance_weight_two_values():
 )
 def test_importance_weight_reaches_the_target_ess(seed, fraction, spread, n):
     log_ratio = spread * torch.randn(n, generator=torch.Generator().manual_seed(seed))
-    weight = get_priority("importance_weight", ess_fraction=fraction)(torch.zeros(n), log_ratio, torch.ones(n) > 0)
+    priority = get_priority("importance_weight", ess_fraction=fraction, bisections=40)
+    weight = priority(torch.zeros(n), log_ratio, torch.ones(n) > 0)
     plain = ess((-(log_ratio - log_ratio.min()).double()).exp())
     reached = ess(weight)
     assert reached >= fraction * n * (1 - 1e-9)
