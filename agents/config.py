@@ -13,7 +13,7 @@ class AgentConfig:
 
     reference: str = "bridge"
     """Reference process: bridge (from the Dirac at 0), variance_exploding or variance_preserving (from a Gaussian)."""
-    time_grid: str = "uniform"
+    time_grid: str = "shrinking"
     """Time grid: uniform, or shrinking (shorter steps towards the sample)."""
     sigma: float | None = None
     """Diffusion rate in state units per square root of time; by default the target's scale."""

@@ -59,7 +59,7 @@ def run_one(target_name: str, variant: str, seed: int, settings: dict[str, Any])
     target = get_target(target_name)
     trainer = Trainer(target, config)
     trainer.train()
-    row = evaluate_run(trainer, samples=20_000)
+    row = evaluate_run(trainer, samples=10_000)
     if isinstance(target, ManyWell):
         with looking_on(trainer.evaluated_agent, target, seed=1):
             right = target.right_masses(sample_agent(trainer.evaluated_agent, target, 20_000)["x"])
