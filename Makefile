@@ -6,7 +6,7 @@ CODE := $(PACKAGES) tests $(wildcard benchmarks)
 INSTALLED := .venv/.installed
 
 # What `make demo` runs.
-DEMO ?= train gmm25 --steps 5 --iterations 2000 --seed 0 --out runs/demo --overwrite
+DEMO ?= train --preset gmm25-t5-adaptive --seed 0 --out runs/demo --overwrite
 
 # One thread per process: the networks of the tests are small, and more threads only get into each other's way.
 export OMP_NUM_THREADS ?= 1

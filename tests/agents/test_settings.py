@@ -201,10 +201,10 @@ def test_variants():
 
 
 def test_the_scale_of_the_target_sets_the_diffusion_rate():
-    agent = build_agent(Continuous(2), scale=3.0, steps=2)
+    agent = build_agent(Continuous(2), scale=3.0, steps=2, config=AgentConfig(time_grid="uniform"))
     assert agent.reference.generation_variance == pytest.approx((4.5, 4.5))
     assert agent.features.scale == 3.0
-    agent = build_agent(Continuous(2), scale=3.0, steps=2, config=AgentConfig(sigma=1.0))
+    agent = build_agent(Continuous(2), scale=3.0, steps=2, config=AgentConfig(sigma=1.0, time_grid="uniform"))
     assert agent.reference.generation_variance == pytest.approx((0.5, 0.5))
     assert agent.features.scale == 3.0
 
