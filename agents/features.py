@@ -9,7 +9,7 @@ Few-step quality depends on these more than on depth: a staircase map between ma
 and hard for a smooth network on raw input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,31 @@ from ..envs.errors import InputError
 
 __all__ = ["FEATURES", "StateFeatures"]
 
-FEATURES = ("raw", "asinh", "fourier", "score")
 SCORE_BOUND = 5.0
+
+
+def _raw(features: "StateFeatures", x: Tensor, u: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
+    return ((x / features.scale).unsqueeze(-1),)
+
+
+def _asinh(features: "StateFeatures", x: Tensor, u: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
+    return (u.unsqueeze(-1),)
+
+
+def _fourier(features: "StateFeatures", x: Tensor, u: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
+    angle = u.unsqueeze(-1) * features.frequencies
+    return angle.sin(), angle.cos()
+
+
+def _score(features: "StateFeatures", x: Tensor, u: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
+    if score is None:
+        raise InputError("features: 'score' needs the gradient of the log density, and none was given")
+    return ((features.scale * score).clamp(-SCORE_BOUND, SCORE_BOUND).unsqueeze(-1),)
+
+
+Feature = Callable[["StateFeatures", Tensor, Tensor, Tensor | None], tuple[Tensor, ...]]
+FEATURES: dict[str, Feature] = {"raw": _raw, "asinh": _asinh, "fourier": _fourier, "score": _score}
+"""By name: (features, x, u, score) -> columns, each `[..., dim, number of features]`."""
 
 
 class StateFeatures(nn.Module):
@@ -29,6 +52,9 @@ class StateFeatures(nn.Module):
         names: which features, out of `FEATURES`.
         scale: length by which the state is measured, in units of the state, > 0.
         frequencies: the ω of the Fourier features, in radians per unit of u; at least one where they are used.
+
+    Attributes:
+        count: number of features of one coordinate.
 
     Raises:
         InputError: for an unknown feature name, a scale that is not positive and finite, or no frequencies; in
@@ -56,27 +82,10 @@ class StateFeatures(nn.Module):
         self.names = tuple(names)
         self.scale = float(scale)
         self.register_buffer("frequencies", torch.as_tensor(list(frequencies)), persistent=False)
-
-    @property
-    def count(self) -> int:
-        """Number of features of one coordinate."""
-        fourier = 2 * self.frequencies.shape[0]
-        return sum(fourier if name == "fourier" else 1 for name in self.names)
+        nowhere = torch.zeros(1)
+        self.count = self(nowhere, nowhere).shape[-1]
 
     def forward(self, x: Tensor, score: Tensor | None = None) -> Tensor:
         """Features of the states `x` `[..., dim]`; `score` `[..., dim]` is ∇log R at `x` where that feature is used."""
-        columns: list[Tensor] = []
         u = 3.0 * torch.asinh(x / (3.0 * self.scale))
-        for name in self.names:
-            if name == "raw":
-                columns.append((x / self.scale).unsqueeze(-1))
-            elif name == "asinh":
-                columns.append(u.unsqueeze(-1))
-            elif name == "fourier":
-                angle = u.unsqueeze(-1) * self.frequencies
-                columns += [angle.sin(), angle.cos()]
-            elif score is None:
-                raise InputError("features: 'score' needs the gradient of the log density, and none was given")
-            else:
-                columns.append((self.scale * score).clamp(-SCORE_BOUND, SCORE_BOUND).unsqueeze(-1))
-        return torch.cat(columns, dim=-1)
+        return torch.cat([column for name in self.names for column in FEATURES[name](self, x, u, score)], dim=-1)

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "anchors": ["Anchors"],
         "annealing": ["annealed_smc"],
         "priorities": ["PRIORITIES", "Priority", "get_priority"],
-        "replay": ["PrioritySampler", "Replay"],
+        "priority_sampler": ["PrioritySampler"],
+        "replay": ["Replay"],
     },
 )

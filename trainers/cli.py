@@ -5,8 +5,6 @@ interrupted training ends in exit code 130 after saving.
 """
 
 import json
-import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -269,16 +267,27 @@ def _guarded(work: Callable[[], int], debug: bool) -> int:
         where = f" ({error.filename})" if error.filename else ""
         print(f"ebbflow: {error.strerror or error}{where}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _is_out_of_memory(error):
+            raise
+        print(
+            "ebbflow: out of memory; try a smaller batch_size, agent.width, replay.capacity or anchors.count",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("ebbflow: stopped", file=sys.stderr)
         return 130
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so on a CPU by a plain RuntimeError."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `ebbflow` command; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    logging.getLogger("torchrl").setLevel(logging.WARNING)
-    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")
     debug = "--debug" in argv
 
     def work() -> int:

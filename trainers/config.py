@@ -26,6 +26,10 @@ __all__ = [
     "load_preset",
 ]
 
+Contents = Literal["terminal", "path"]
+Schedule = Literal["cosine", "constant"]
+Precision = Literal["float32", "float64"]
+
 PRESETS = Path(__file__).parent / "presets"
 SEEDS = 2**63  # what torch takes
 
@@ -52,7 +56,7 @@ class ReplayConfig:
     """Share of every batch that comes from memory (own samples and anchors) instead of from the policy; 0 for none."""
     capacity: int = 10_000
     """Remembered rows."""
-    contents: Literal["terminal", "path"] = "terminal"
+    contents: Contents = "terminal"
     """Remember terminal states (destroyed again when drawn) or whole paths."""
     priority: str = "importance_weight"
     """Priority: uniform, loss, reward, rank or importance_weight."""
@@ -100,7 +104,7 @@ class OptimiserConfig:
     """Largest gradient norm of each optimiser's parameters."""
     warmup: int = 100
     """Iterations of linear warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     """Decay of the learning rates to zero over the run, or none."""
 
 
@@ -124,7 +128,7 @@ class TrainConfig:
     """Seed of all random numbers."""
     device: str = "cpu"
     """Device: cpu, cuda, cuda:1 ..."""
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Precision = "float32"
     """Floating point type."""
     threads: int | None = None
     """CPU threads of torch; by default torch's own choice."""
@@ -177,6 +181,9 @@ class TrainConfig:
             value = self._lookup(name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name}: expected a whole number >= {least}, got {value!r}")
+        for name, choice in {"dtype": Precision, "replay.contents": Contents, "optimiser.schedule": Schedule}.items():
+            if self._lookup(name) not in typing.get_args(choice):
+                raise InputError(f"{name}: expected one of {list(typing.get_args(choice))}, got {self._lookup(name)!r}")
         if self.seed >= SEEDS:
             raise InputError(f"seed: expected a whole number below 2^63, got {self.seed!r}")
         if self.threads is not None and self.threads < 1:

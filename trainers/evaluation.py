@@ -19,7 +19,6 @@ tells it from an unknown one.
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch import Tensor
 from ..agents.agent import Agent
 from ..envs.errors import InputError
 from ..envs.target import Target
+from .checkpoint import write_atomically
 from .metrics.coverage import mode_coverage, mode_mass_error, mode_shares
 from .metrics.sandwich import sandwich
 from .metrics.transport import sinkhorn_divergence
@@ -317,7 +317,8 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
             f"sandwich_width = {width:.3g} nats is above {_WIDEST_SANDWICH:g}: generation and destruction are far from "
             "each other's reversal, and modes may be missed."
         )
-    if width < -_CONTRADICTION * math.hypot(number("elbo_stderr"), number("eubo_stderr")) - 1e-3:
+    chance = math.hypot(number("elbo_stderr"), number("eubo_stderr"))  # unknown where a bound is infinite
+    if width < -1e-3 - (0.0 if math.isnan(chance) else _CONTRADICTION * chance):
         found.append(
             f"sandwich_width = {width:.3g} nats is below zero by more than chance: the exact samples and the log "
             "density do not belong to each other."
@@ -350,16 +351,7 @@ def write_evaluation(path: str | Path, evaluation: Evaluation) -> None:
     Raises:
         OSError: if the folder does not exist or cannot be written; what was there before stays.
     """
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(draft, "w", encoding="utf-8") as file:
-            file.write(as_json(evaluation) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(Path(path), f"{as_json(evaluation)}\n".encode())
 
 
 def _sizes(n: int, chunk: int) -> list[int]:

@@ -1,6 +1,5 @@
 """`fit`: from a log density in Python to samples and log Z, in one call."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
@@ -132,13 +131,9 @@ def fit(
     callbacks: list[Callback] = [NaNGuard(), metrics]
     bar = ProgressBar(metrics) if progress else None
     trainer.callbacks = callbacks if bar is None else [*callbacks, bar]
-    log = logging.getLogger("torchrl")
-    level = log.level
-    log.setLevel(max(level, logging.WARNING))  # it tells on standard output of every storage that it makes
     try:
         trainer.train()
     finally:
-        log.setLevel(level)
         if bar is not None:
             bar.stop()
     return FitResult(trainer, evaluate_run(trainer), metrics.rows)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from ..envs.errors import InputError
@@ -42,7 +41,6 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: C
     """
     run = RunFolder(out)
     run.check_free(overwrite=overwrite)
-    _set_threads(config)
     console = console or Console(stderr=True)
     trainer = Trainer(_target(config), config)
     with console.status(f"{trainer.target.name}: preparing"):
@@ -74,7 +72,6 @@ def load_run(path: Path) -> Trainer:
         InputError: when there is no run, or its checkpoint is missing, broken or of another configuration.
     """
     state, config = RunFolder(path).load_state()
-    _set_threads(config)
     trainer = Trainer(_target(config), config)
     trainer.load_state_dict(state)
     return trainer
@@ -119,11 +116,6 @@ def _target(config: TrainConfig) -> Target:
     if not config.target:
         raise InputError("target: expected a name, plugin or package.module:attribute; see: ebbflow targets")
     return get_target(config.target, dim=config.dim, scale=config.scale)
-
-
-def _set_threads(config: TrainConfig) -> None:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
 
 
 if __name__ == "__main__":

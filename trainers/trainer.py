@@ -28,6 +28,7 @@ from ..envs.errors import InputError
 from ..envs.target import Target
 from .callbacks import Callback
 from .config import TrainConfig
+from .evaluation import check_agent
 from .objectives.catalogue import get_objective
 from .optimisation import Optimisers
 
@@ -38,10 +39,11 @@ class Trainer:
     """Trains an agent on a target.
 
     Args:
-        target: needs a log density.
+        target: needs a log density; moved to the configured device and floating point type.
         config: all settings.
         callbacks: called around the loop; see `Callback`.
-        agent: an agent of your own instead of `build_agent(config.agent)`.
+        agent: an agent of your own instead of `build_agent(config.agent)`, on the target's space and with
+            `config.steps` steps; moved as the target is.
         anchors: anchors of your own instead of the search that `config.anchors` describes.
 
     Attributes:
@@ -73,21 +75,28 @@ class Trainer:
         anchors: Anchors | None = None,
     ) -> None:
         target.require_log_prob("training")
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config = config
         self.device = _device(config.device)
         self.dtype = getattr(torch, config.dtype)
         self.target = target.to(self.device, self.dtype)
+        if anchors is not None and anchors.states.shape[1:] != target.space.shape:
+            raise InputError(f"anchors: expected states [n, {target.space.dim}], got {list(anchors.states.shape)}")
         found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
         self._calls_before = target.energy_calls - found[0], target.gradient_calls - found[1]
         self.agent = agent or self._build_agent()
-        self.agent.to(self.device)
+        check_agent(self.agent, target)
+        if self.agent.steps != config.steps:
+            raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
+        self.agent.to(self.device, self.dtype)
         decay = config.average_decay
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
         destruction = config.destruction_objective
         self.objective = get_objective(config.objective)(
             self.agent,
-            destruction=None if destruction is None else get_objective(destruction),
+            destruction=None if destruction is None else get_objective(destruction, "destruction_objective"),
             use_targets=config.target_rate > 0,
             residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
         )

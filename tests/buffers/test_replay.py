@@ -1,5 +1,9 @@
 """The replay: order of overwriting, draw frequencies, importance correction, updates, and exact restoration."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,6 +28,14 @@ def rows(n, dim=2, start=0, steps=None, log_ratio=False):
 def held(replay):
     torch.manual_seed(0)
     return sorted({int(v) for v in replay.draw(2000)["log_reward"]})
+
+
+def test_remembering_prints_nothing():
+    code = "import torch; from tensordict import TensorDict; from ebbflow.buffers import Replay; "
+    code += "Replay(5).extend(TensorDict({'state': torch.zeros(2, 1), 'log_reward': torch.zeros(2)}, [2]))"
+    environment = {name: value for name, value in os.environ.items() if name != "RL_LOGGING_LEVEL"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr
 
 
 def test_first_in_first_out():

@@ -82,12 +82,19 @@ MISTAKES = {
     "--replay.priority x": "priority: expected one of importance_weight, loss, ",
     "--replay.share nan": "replay.share: expected a number between 0 and 1, got nan",
     "--objective x": "objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
-    "--destruction-objective x": "objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
+    "--destruction-objective x": "destruction_objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
     "--exploration.scale 0.5": "exploration.scale: expected a number >= 1, got 0.5",
     "--anchors.samples no.npy": "anchors.samples: expected a .npy file of numbers [n, dim], got 'no.npy' (",
     "--preset nope": "preset: expected one of [",
     "--preset=nope.json": "preset: expected one of [",
 }
+
+
+def test_running_out_of_memory_is_one_line(ebbflow, flags, tmp_path):
+    found = ebbflow("train", "gmm25", *flags("--batch-size", str(10**15)))
+    assert found.code == 1
+    assert found.message.startswith("out of memory; try a smaller batch_size, ")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", MISTAKES)

@@ -86,6 +86,13 @@ def test_what_does_not_fit_is_named(values, message):
     assert refusal(values).startswith(message)
 
 
+def test_a_choice_is_checked_also_where_settings_are_made_in_python():
+    with pytest.raises(InputError, match=r"optimiser.schedule: expected one of \['cosine', 'constant'\], got 'linear'"):
+        TrainConfig(optimiser=OptimiserConfig(schedule="linear"))
+    with pytest.raises(InputError, match="dtype: expected one of "):
+        TrainConfig(dtype="float16")
+
+
 WHOLE = {
     "steps": 1,
     "iterations": 1,

@@ -390,6 +390,7 @@ GOOD = {
         ({"sandwich_width": 42.0}, "sandwich_width = 42 nats is above 10"),
         ({"sandwich_width": math.inf}, "sandwich_width = inf nats is above 10"),
         ({"sandwich_width": -0.2}, "do not belong to each other"),
+        ({"sandwich_width": -math.inf, "eubo": -math.inf, "eubo_stderr": None}, "do not belong to each other"),
         ({"mode_coverage": 0.96}, "mode_coverage = 0.96 is below 1"),
         ({"eubo": None, "sandwich_width": None}, "eubo is unknown"),
         ({"elbo": None, "sandwich_width": None}, "elbo is unknown"),
@@ -444,7 +445,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError):
         write_evaluation(path, {"elbo": 2.0})
     assert strict(path.read_text(encoding="utf-8")) == {"elbo": 1.0}
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]

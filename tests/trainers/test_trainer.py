@@ -95,6 +95,26 @@ def test_a_target_without_density_cannot_be_trained_on(tiny):
         make(tiny(), Data())
 
 
+def test_the_number_of_threads_is_set(tiny, monkeypatch):
+    found = []
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    make(tiny())
+    make(tiny(threads=2))
+    assert found == [2]
+
+
+def test_anchors_of_ones_own_must_fit(tiny):
+    with pytest.raises(InputError, match=r"anchors: expected states \[n, 2\], got \[10, 3\]"):
+        make(tiny(), anchors=Anchors(torch.zeros(10, 3), torch.zeros(10)))
+
+
+def test_an_agent_of_ones_own_must_fit(tiny):
+    with pytest.raises(InputError, match="steps: expected 4 as the given agent has, got 3"):
+        make(tiny(), agent=build_agent(Continuous(2), scale=1.0, steps=4))
+    with pytest.raises(InputError, match=r"target 'gmm25' has states in Continuous\(dim=2\), but the agent's are in"):
+        make(tiny(), agent=build_agent(Continuous(3), scale=1.0, steps=3))
+
+
 # What a batch holds ---------------------------------------------------------------------------------------------------
 
 

@@ -10,8 +10,8 @@ __all__ = ["OBJECTIVES", "get_objective"]
 OBJECTIVES: dict[str, type[PathObjective]] = {"trajectory_balance": TrajectoryBalance, "vargrad": VarGrad}
 
 
-def get_objective(name: str) -> type[PathObjective]:
-    """Objective class by name.
+def get_objective(name: str, field: str = "objective") -> type[PathObjective]:
+    """Objective class by name; `field` is the setting that holds the name, for the message.
 
     Raises:
         InputError: for an unknown name.
@@ -21,5 +21,5 @@ def get_objective(name: str) -> type[PathObjective]:
         'VarGrad'
     """
     if name not in OBJECTIVES:
-        raise InputError(f"objective: expected one of {sorted(OBJECTIVES)}, got {name!r}")
+        raise InputError(f"{field}: expected one of {sorted(OBJECTIVES)}, got {name!r}")
     return OBJECTIVES[name]
