@@ -69,7 +69,7 @@ class NaNGuard(Callback):
         if self.row >= self.patience:
             raise InputError(
                 f"training: the loss or its gradient was not finite for {self.row} iterations in a row (iteration "
-                f"{trainer.iteration}); try a smaller optimiser.generation_rate, or check the scale of the target"
+                f"{trainer.iteration}); try a smaller generation_optimiser.rate, or check the scale of the target"
             )
 
 

@@ -4,7 +4,6 @@ Mistakes in what the user gave end in one line on standard error and exit code 2
 interrupted training ends in exit code 130 after saving.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -125,12 +124,13 @@ class Sample(_Command):
         import torch
 
         from .evaluation import sample_agent
+        from .run_folder import RunFolder
         from .train import load_run
 
         trainer = load_run(self.folder)
         torch.manual_seed(self.seed)
         drawn = sample_agent(trainer.evaluated_agent, trainer.target, self.number)
-        write_samples(self.out, drawn["x"], drawn["log_weight"])
+        write_samples(self.out, drawn["x"], drawn["log_weight"], RunFolder(self.folder).load_evaluation())
         print(f"{self.number} samples of dimension {drawn['x'].shape[1]} in {self.out}")
         return 0
 
@@ -145,18 +145,13 @@ class Report(_Command):
     def run(self) -> int:
         """Show and draw."""
         from .callbacks import read_metrics
-        from .figures import write_figures
+        from .figures.gallery import write_figures
         from .run_folder import RunFolder
         from .train import evaluate_run, load_run
 
         run = RunFolder(self.folder)
         trainer = load_run(self.folder)
-        try:
-            evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            evaluation = None
-        if not isinstance(evaluation, dict):  # of a run not yet at its end, or broken: evaluate what there is
-            evaluation = evaluate_run(trainer)
+        evaluation = run.load_evaluation() or evaluate_run(trainer)
         write_figures(run.figures, trainer.evaluated_agent, trainer.target, read_metrics(run.metrics))
         return _report(evaluation, run.path)
 
@@ -194,6 +189,7 @@ ROWS = (  # of the table that ends a training: evaluation keys, label, unit
     (("eubo_median", None), "EUBO median", "nats"),
     (("sandwich_width", None), "EUBO − ELBO", "nats"),
     (("log_z", "log_z_stderr"), "log Z (importance-weighted)", "nats"),
+    (("anchor_log_z", "anchor_log_z_stderr"), "log Z (of the anchors)", "nats"),
     (("true_log_z", None), "log Z (true)", "nats"),
     (("ess_reverse", None), "ESS, generated", "share"),
     (("ess_forward", None), "ESS, exact samples", "share"),

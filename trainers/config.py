@@ -30,6 +30,7 @@ Contents = Literal["terminal", "path"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["float32", "float64"]
 
+OPTIMISERS = ("generation_optimiser", "destruction_optimiser", "log_z_optimiser")
 PRESETS = Path(__file__).parent / "presets"
 SEEDS = 2**63  # what torch takes
 
@@ -86,22 +87,18 @@ class AnchorConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Separate Adam optimisers for generation (with the shared backbone), destruction and log Z."""
+    """One Adam optimiser: its rates, their schedule, and clipping."""
 
-    generation_rate: float = 3e-3
-    """Learning rate of the generation policy and of the shared backbone."""
-    destruction_rate: float = 3e-3
-    """Learning rate of the destruction policy."""
+    rate: float = 3e-3
+    """Learning rate."""
     table_rate: float = 3e-3
-    """Learning rate of the per-step, per-coordinate tables of both."""
-    log_z_rate: float = 1e-1
-    """Learning rate of log Z."""
+    """Learning rate of the per-step, per-coordinate tables."""
     beta1: float = 0.9
     """Adam's first moment decay."""
     beta2: float = 0.99
     """Adam's second moment decay."""
     clip_norm: float = 1.0
-    """Largest gradient norm of each optimiser's parameters."""
+    """Largest gradient norm of this optimiser's parameters."""
     warmup: int = 100
     """Iterations of linear warm-up."""
     schedule: Schedule = "cosine"
@@ -153,8 +150,12 @@ class TrainConfig:
     """Replay."""
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     """Anchors."""
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Optimisers."""
+    generation_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser of the generation policy and of the shared backbone."""
+    destruction_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Optimiser of the destruction policy."""
+    log_z_optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(rate=1e-1))
+    """Optimiser of log Z."""
     log_every: int = 50
     """Iterations between two rows of metrics.csv (and updates of the live numbers)."""
     checkpoint_every: int = 500
@@ -175,13 +176,15 @@ class TrainConfig:
             "anchors.count": 2,
             "anchors.temperatures": 1,
             "anchors.moves": 1,
-            "optimiser.warmup": 0,
+            **{f"{name}.warmup": 0 for name in OPTIMISERS},
         }
         for name, least in at_least.items():
             value = self._lookup(name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(f"{name}: expected a whole number >= {least}, got {value!r}")
-        for name, choice in {"dtype": Precision, "replay.contents": Contents, "optimiser.schedule": Schedule}.items():
+        choices: dict[str, Any] = {"dtype": Precision, "replay.contents": Contents}
+        choices |= {f"{name}.schedule": Schedule for name in OPTIMISERS}
+        for name, choice in choices.items():
             if self._lookup(name) not in typing.get_args(choice):
                 raise InputError(f"{name}: expected one of {list(typing.get_args(choice))}, got {self._lookup(name)!r}")
         if self.seed >= SEEDS:
@@ -190,16 +193,18 @@ class TrainConfig:
             raise InputError(f"threads: expected a whole number >= 1, got {self.threads!r}")
         if self.scale is not None and not 0.0 < self.scale < float("inf"):
             raise InputError(f"scale: expected a positive finite number, got {self.scale!r}")
-        positive = ("generation_rate", "destruction_rate", "table_rate", "log_z_rate", "clip_norm")
-        for name in (*(f"optimiser.{n}" for n in positive), "anchors.initial_scale"):
+        positive = [f"{name}.{what}" for name in OPTIMISERS for what in ("rate", "table_rate", "clip_norm")]
+        for name in (*positive, "anchors.initial_scale"):
             value = self._lookup(name)
-            if not value > 0 or (value == float("inf") and name != "optimiser.clip_norm"):
+            if not value > 0 or (value == float("inf") and not name.endswith("clip_norm")):
                 raise InputError(f"{name}: expected a finite number > 0, got {value!r}")
+        if self.residual_bound is not None and not self.residual_bound > 0:
+            raise InputError(f"residual_bound: expected a number > 0 (nats), got {self.residual_bound!r}")
         for name in ("target_rate", "replay.share", "anchors.share", "replay.uniform_mixture", "replay.beta"):
             value = self._lookup(name)
             if not 0.0 <= value <= 1.0:
                 raise InputError(f"{name}: expected a number between 0 and 1, got {value!r}")
-        for name in ("average_decay", "optimiser.beta1", "optimiser.beta2"):
+        for name in ("average_decay", *(f"{name}.{beta}" for name in OPTIMISERS for beta in ("beta1", "beta2"))):
             value = self._lookup(name)
             if not 0.0 <= value < 1.0:
                 raise InputError(f"{name}: expected a number from 0 to below 1, got {value!r}")
@@ -241,6 +246,9 @@ def _from_dict(cls: type, values: Any, origin: str, prefix: str = "") -> Any:
     for name, value in values.items():
         if name not in fields:
             raise InputError(f"{origin}: unknown setting {prefix + name!r}; known: {', '.join(sorted(fields))}")
+        if isinstance(value, dict) and dataclasses.is_dataclass(hints[name]):
+            default = typing.cast(Any, fields[name].default_factory)()
+            value = dataclasses.asdict(default) | value  # what a nested table leaves out keeps its default there
         settings[name] = _typed(hints[name], value, origin, prefix + name)
     return cls(**settings)
 

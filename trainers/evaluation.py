@@ -10,6 +10,7 @@ afterwards what they were. Exact samples depend on the seed alone, so that agent
     mode_coverage, mode_mass_error   see `metrics.coverage`
     zero_density_share               share of generated samples on which the density is zero
     samples                          how many paths were generated (and destroyed)
+    anchor_log_z, anchor_log_z_stderr                                   what the search for anchors estimated (nats)
     energy_calls, gradient_calls, seconds                               cost of the training, as told by the caller
 
 No key is ever absent; None is a number that is undefined. Strict JSON has no infinity: −inf, which an ELBO honestly is
@@ -65,6 +66,7 @@ _SINKHORN_POINTS = 1_000
 _WORST_KHAT = 0.7
 _SMALLEST_ESS = 0.01
 _WIDEST_SANDWICH = 10.0
+_ANCHOR_DIFFERENCE = 1.0  # nats by which two estimates of log Z may differ, beside their errors
 _CONTRADICTION = 5.0  # standard errors by which the lower bound may lie above the upper one
 
 
@@ -171,6 +173,8 @@ def evaluate(
     chunk: int | None = None,
     seed: int = 0,
     require_eubo: bool = False,
+    anchor_log_z: float | None = None,
+    anchor_log_z_stderr: float | None = None,
     energy_calls: int | None = None,
     gradient_calls: int | None = None,
     seconds: float | None = None,
@@ -186,6 +190,7 @@ def evaluate(
             changes the random numbers of the paths, not what is estimated.
         seed: seed of the evaluation, >= 0.
         require_eubo: raise where the EUBO cannot be had, instead of returning None.
+        anchor_log_z, anchor_log_z_stderr: estimate of the search that found the anchors, passed on.
         energy_calls, gradient_calls, seconds: cost of the training, passed on as they are.
 
     Raises:
@@ -235,6 +240,8 @@ def evaluate(
         "mode_mass_error": mode_mass_error(shares, masses),
         "zero_density_share": None if log_weight is None else (log_weight == -math.inf).double().mean().item(),
         "samples": samples,
+        "anchor_log_z": anchor_log_z,
+        "anchor_log_z_stderr": anchor_log_z_stderr,
         "energy_calls": energy_calls,
         "gradient_calls": gradient_calls,
         "seconds": seconds,
@@ -294,6 +301,13 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
         )
     elif evaluation.get("elbo") is None and "elbo" in evaluation:
         found.append("elbo is unknown: without a log density there are no bounds, weights or log Z.")
+    difference = abs(number("log_z") - number("anchor_log_z"))
+    error = math.hypot(number("log_z_stderr"), number("anchor_log_z_stderr"))
+    if difference > _ANCHOR_DIFFERENCE + (0.0 if math.isnan(error) else _CONTRADICTION * error):
+        found.append(
+            f"log_z = {number('log_z'):.3g} and the anchors' anchor_log_z = {number('anchor_log_z'):.3g} contradict "
+            "each other: the policy or the search for anchors has missed some of the mass."
+        )
     if number("khat") > _WORST_KHAT:
         found.append(
             f"khat = {number('khat'):.2f} is above {_WORST_KHAT}: the importance weights are too heavy-tailed for "

@@ -1,6 +1,7 @@
-"""Separate optimisers for generation, destruction and log Z, with one schedule and clipping of each."""
+"""Separate optimisers for generation, destruction and log Z, each with its own rates, schedule and clipping."""
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -32,41 +33,39 @@ class Optimisers:
 
     Args:
         agent: whose parameters are trained.
-        config: rates, schedule and clipping.
+        configs: rates, schedule and clipping of the optimisers `generation`, `destruction` and `log_z`.
         iterations: length of the run, over which the cosine schedule decays.
 
     Example:
         >>> from ebbflow.agents import build_agent
         >>> from ebbflow.envs import Continuous
-        >>> optimisers = Optimisers(build_agent(Continuous(1), scale=1.0, steps=2), OptimiserConfig(), iterations=10)
+        >>> configs = dict.fromkeys(("generation", "destruction", "log_z"), OptimiserConfig())
+        >>> optimisers = Optimisers(build_agent(Continuous(1), scale=1.0, steps=2), configs, iterations=10)
         >>> sorted(optimisers.optimisers)
         ['destruction', 'generation', 'log_z']
     """
 
-    def __init__(self, agent: Agent, config: OptimiserConfig, iterations: int) -> None:
-        self.config = config
+    def __init__(self, agent: Agent, configs: Mapping[str, OptimiserConfig], iterations: int) -> None:
+        self.configs = configs
         destruction = [*agent.destruction.parameters()]
         if agent.destruction_backbone is not None:
             destruction += agent.destruction_backbone.parameters()
         generation = [*agent.backbone.parameters(), *agent.generation.parameters()]
         tables = {id(p) for name, p in agent.named_parameters() if name.endswith("table")}
 
-        def adam(parameters: list[nn.Parameter], rate: float) -> Adam:
+        def adam(parameters: list[nn.Parameter], config: OptimiserConfig) -> Adam:
             plain = [p for p in parameters if id(p) not in tables]
             table = [p for p in parameters if id(p) in tables]
-            groups: list[dict[str, Any]] = [{"params": plain, "lr": rate}]
+            groups: list[dict[str, Any]] = [{"params": plain, "lr": config.rate}]
             if table:
                 groups.append({"params": table, "lr": config.table_rate})
             return Adam(groups, betas=(config.beta1, config.beta2), foreach=True)
 
-        self.optimisers = {
-            "generation": adam(generation, config.generation_rate),
-            "log_z": Adam([agent.log_z], lr=config.log_z_rate),
-        }
-        if destruction:
-            self.optimisers["destruction"] = adam(destruction, config.destruction_rate)
+        parts = {"generation": generation, "log_z": [agent.log_z], "destruction": destruction}
+        self.optimisers = {name: adam(part, configs[name]) for name, part in parts.items() if part}
         self.schedulers = {
-            name: LambdaLR(optimiser, _schedule(config, iterations)) for name, optimiser in self.optimisers.items()
+            name: LambdaLR(optimiser, _schedule(configs[name], iterations))
+            for name, optimiser in self.optimisers.items()
         }
 
     def step(self, loss: Tensor) -> bool:
@@ -76,9 +75,9 @@ class Optimisers:
         loss.backward()
         norms = [
             torch.nn.utils.clip_grad_norm_(
-                [p for group in optimiser.param_groups for p in group["params"]], self.config.clip_norm
+                [p for group in optimiser.param_groups for p in group["params"]], self.configs[name].clip_norm
             )
-            for optimiser in self.optimisers.values()
+            for name, optimiser in self.optimisers.items()
         ]
         finite = bool(torch.stack([loss.detach(), *norms]).isfinite().all())
         for name, optimiser in self.optimisers.items():

@@ -108,6 +108,14 @@ class RunFolder:
             raise InputError(f"{self.config}: not valid JSON ({error})") from error
         return TrainConfig.from_dict(values, origin=str(self.config))
 
+    def load_evaluation(self) -> dict[str, Any] | None:
+        """The numbers of evaluation.json; None of a run not yet at its end, or where the file is broken."""
+        try:
+            evaluation = json.loads(self.evaluation.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return evaluation if isinstance(evaluation, dict) else None
+
     def load_state(self) -> tuple[dict[str, Any], TrainConfig]:
         """State and settings of the checkpoint, which must be of this run's settings.
 

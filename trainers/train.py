@@ -3,6 +3,7 @@
 From start to end: target → trainer → run folder → training loop → evaluation.json → figures.
 """
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ..envs.target import Target
 from .callbacks import CheckpointSaver, InterruptHandler, MetricsLogger, NaNGuard, ProgressBar
 from .config import TrainConfig
 from .evaluation import evaluate, write_evaluation
-from .figures import write_figures
+from .figures.gallery import write_figures
 from .run_folder import RunFolder
 from .trainer import Trainer
 
@@ -79,11 +80,14 @@ def load_run(path: Path) -> Trainer:
 
 def evaluate_run(trainer: Trainer, *, samples: int | None = None, seed: int = 0) -> dict[str, Any]:
     """Evaluation of a trainer's averaged agent, with what the training has cost so far."""
+    anchors = trainer.anchors
     return evaluate(
         trainer.evaluated_agent,
         trainer.target,
         samples=samples or trainer.config.evaluation_samples,
         seed=seed,
+        anchor_log_z=None if anchors is None else _known(anchors.log_z),
+        anchor_log_z_stderr=None if anchors is None else _known(anchors.log_z_stderr),
         energy_calls=trainer.energy_calls,
         gradient_calls=trainer.gradient_calls,
         seconds=trainer.seconds,
@@ -110,6 +114,11 @@ def _train(trainer: Trainer, run: RunFolder, console: Console) -> dict[str, Any]
     except KeyboardInterrupt:
         return {"interrupted": trainer.iteration}
     return evaluation
+
+
+def _known(value: float) -> float | None:
+    """The number, or None for NaN: anchors given by the user come without an estimate."""
+    return None if math.isnan(value) else value
 
 
 def _target(config: TrainConfig) -> Target:

@@ -101,7 +101,12 @@ class Trainer:
             residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
         )
         self.target_update = SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
-        self.optimisers = Optimisers(self.agent, config.optimiser, config.iterations)
+        configs = {
+            "generation": config.generation_optimiser,
+            "destruction": config.destruction_optimiser,
+            "log_z": config.log_z_optimiser,
+        }
+        self.optimisers = Optimisers(self.agent, configs, config.iterations)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.replay = Replay(
             config.replay.capacity,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ebbflow.trainers.cli import main
-from ebbflow.trainers.config import TrainConfig
+from ebbflow.trainers.config import OPTIMISERS, TrainConfig
 
 # Also what the tests count on is set here, so that the defaults can be tuned without them.
 TINY = {
@@ -26,7 +26,7 @@ TINY = {
     "exploration": {"scale": 1.5, "inverse_temperature": 1.0},
     "replay": {"share": 0.5, "contents": "terminal", "priority": "uniform"},
     "anchors": {"share": 0.5, "count": 40, "temperatures": 3, "moves": 1},
-    "optimiser": {"warmup": 2, "schedule": "cosine"},
+    **{name: {"warmup": 2, "schedule": "cosine"} for name in OPTIMISERS},
 }
 
 

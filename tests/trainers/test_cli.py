@@ -538,6 +538,7 @@ def test_samples_for_arviz_are_read_back(run, ebbflow, tmp_path):
     arviz = pytest.importorskip("arviz")
     assert ebbflow("sample", "run", "-n", 9, "--out", "samples.nc").code == 0
     data = arviz.from_netcdf(tmp_path / "samples.nc")
+    assert data.posterior.attrs["true_log_z"] == 0.0  # the run's numbers travel along
     assert data.posterior["x"].shape == (1, 9, 2)
     assert numpy.isfinite(data.sample_stats["log_weight"].values).all()
 
@@ -569,7 +570,7 @@ def test_report_shows_and_draws_again(run, ebbflow):
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{"), lambda path: path.write_text("[]")])
 def test_report_without_an_evaluation_makes_one(damage, run, ebbflow, monkeypatch):
-    monkeypatch.setattr("ebbflow.trainers.figures.write_figures", lambda *_: None)
+    monkeypatch.setattr("ebbflow.trainers.figures.gallery.write_figures", lambda *_: None)
     whole = ebbflow("report", "run").out
     damage(run / "evaluation.json")
     again = ebbflow("report", "run")

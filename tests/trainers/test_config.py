@@ -10,7 +10,7 @@ import pytest
 from ebbflow.agents import AgentConfig
 from ebbflow.envs import InputError
 from ebbflow.trainers import TrainConfig
-from ebbflow.trainers.config import OptimiserConfig, list_presets, load_preset
+from ebbflow.trainers.config import OPTIMISERS, OptimiserConfig, list_presets, load_preset
 
 
 def fields(kind=TrainConfig, prefix=""):
@@ -45,7 +45,7 @@ def test_settings_survive_json():
         threads=2,
         destruction_objective="vargrad",
         agent=AgentConfig(features=("raw",), frequencies=(0.5, 3.0), sigma=2.0, tables=False),
-        optimiser=OptimiserConfig(generation_rate=0.1 + 0.2, warmup=0),
+        generation_optimiser=OptimiserConfig(rate=0.1 + 0.2, warmup=0),
     )
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert TrainConfig.from_dict(json.loads(json.dumps(TrainConfig().to_dict()))) == TrainConfig()
@@ -87,8 +87,8 @@ def test_what_does_not_fit_is_named(values, message):
 
 
 def test_a_choice_is_checked_also_where_settings_are_made_in_python():
-    with pytest.raises(InputError, match=r"optimiser.schedule: expected one of \['cosine', 'constant'\], got 'linear'"):
-        TrainConfig(optimiser=OptimiserConfig(schedule="linear"))
+    with pytest.raises(InputError, match=r"log_z_optimiser.schedule: expected one of \['cosine', 'cons.*'linear'"):
+        TrainConfig(log_z_optimiser=OptimiserConfig(schedule="linear"))
     with pytest.raises(InputError, match="dtype: expected one of "):
         TrainConfig(dtype="float16")
 
@@ -106,11 +106,11 @@ WHOLE = {
     "anchors.count": 2,
     "anchors.temperatures": 1,
     "anchors.moves": 1,
-    "optimiser.warmup": 0,
+    **{f"{name}.warmup": 0 for name in OPTIMISERS},
 }
-RATES = ["generation_rate", "destruction_rate", "table_rate", "log_z_rate", "clip_norm"]
+RATES = [f"{name}.{what}" for name in OPTIMISERS for what in ("rate", "table_rate", "clip_norm")]
 NUMBERS = {
-    **{f"optimiser.{name}": ([1e-9, 10.0], [0.0, -1.0, math.nan]) for name in RATES},
+    **{name: ([1e-9, 10.0], [0.0, -1.0, math.nan]) for name in RATES},
     "anchors.initial_scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
     "scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
     "log_reward_floor": ([-1e-9, -1e30], [0.0, 1.0, -math.inf, math.nan]),
@@ -119,7 +119,8 @@ NUMBERS = {
         for name in ("target_rate", "replay.share", "replay.uniform_mixture", "replay.beta", "anchors.share")
     },
     **{
-        name: ([0.0, 0.999], [-0.01, 1.0, math.nan]) for name in ("average_decay", "optimiser.beta1", "optimiser.beta2")
+        name: ([0.0, 0.999], [-0.01, 1.0, math.nan])
+        for name in ("average_decay", *(f"{name}.{beta}" for name in OPTIMISERS for beta in ("beta1", "beta2")))
     },
 }
 
@@ -145,8 +146,9 @@ def test_the_range_of_numbers(name):
 def test_extremes():
     assert TrainConfig(seed=2**63 - 1).seed == 2**63 - 1
     assert refusal({"seed": 2**63}) == f"seed: expected a whole number below 2^63, got {2**63}"
-    assert TrainConfig.from_dict({"optimiser": {"clip_norm": math.inf}}).optimiser.clip_norm == math.inf
-    assert "generation_rate" in refusal({"optimiser": {"generation_rate": math.inf}})
+    unclipped = TrainConfig.from_dict({"log_z_optimiser": {"clip_norm": math.inf}}).log_z_optimiser
+    assert unclipped.clip_norm == math.inf and unclipped.rate == 1e-1  # what is left out keeps its default there
+    assert "generation_optimiser.rate" in refusal({"generation_optimiser": {"rate": math.inf}})
 
 
 # Presets --------------------------------------------------------------------------------------------------------------

@@ -47,10 +47,13 @@ KEYS = [
     "mode_mass_error",
     "zero_density_share",
     "samples",
+    "anchor_log_z",
+    "anchor_log_z_stderr",
     "energy_calls",
     "gradient_calls",
     "seconds",
 ]
+COST = {"anchor_log_z": 0.25, "anchor_log_z_stderr": 0.5, "energy_calls": 7, "gradient_calls": 0, "seconds": 1.5}
 LOG_Z = 4.0
 
 
@@ -151,17 +154,18 @@ def test_a_collapsed_sampler_cannot_hide():
             {"eubo", "eubo_stderr", "eubo_median", "sandwich_width", "true_log_z", "ess_forward", "sinkhorn"}
             | {"sinkhorn_floor", "mode_coverage", "mode_mass_error"},
         ),
-        (Data(), set(KEYS) - {"sinkhorn", "sinkhorn_floor", "samples", "energy_calls", "gradient_calls", "seconds"}),
+        (Data(), set(KEYS) - {"sinkhorn", "sinkhorn_floor", "samples"} - set(COST)),
     ],
     ids=["funnel", "density only", "samples only"],
 )
 def test_no_key_is_absent_and_only_what_is_undefined_is_none(target, undefined):
     agent = bridge(2)
-    found = evaluate(agent, target, samples=200, energy_calls=7, gradient_calls=0, seconds=1.5)
+    found = evaluate(agent, target, samples=200, **COST)
     assert list(found) == KEYS
     assert {key for key, value in found.items() if value is None} == undefined
     assert all(value is None or type(value) in (int, float) for value in found.values())
-    assert (found["samples"], found["energy_calls"], found["gradient_calls"], found["seconds"]) == (200, 7, 0, 1.5)
+    assert found["samples"] == 200
+    assert {key: found[key] for key in COST} == COST
 
 
 def test_without_exact_samples_collapse_cannot_be_excluded_and_may_be_made_an_error():
@@ -454,3 +458,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, step):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(OSError):
         write_evaluation(tmp_path / "missing" / "evaluation.json", {"elbo": 1.0})
+
+
+def test_a_log_z_that_the_anchors_contradict_is_flagged():
+    numbers = {"eubo": 0.5, "log_z": -3.0, "log_z_stderr": 0.1, "anchor_log_z": 0.0, "anchor_log_z_stderr": 0.2}
+    (warning,) = warnings_of(numbers)
+    assert "log_z = -3" in warning and "anchor_log_z = 0" in warning
+    assert warnings_of({**numbers, "anchor_log_z": -2.0}) == []  # within one nat and five standard errors
+    assert warnings_of({**numbers, "anchor_log_z": None}) == []

@@ -18,8 +18,9 @@ from ebbflow.envs.targets.callable import CallableTarget
 from ebbflow.envs.targets.funnel import Funnel
 from ebbflow.envs.targets.many_well import ManyWell
 from ebbflow.envs.targets.mixtures import gmm25
-from ebbflow.trainers import figures
-from ebbflow.trainers.figures import DESTRUCTION, GENERATION, TRUTH, write_figures
+from ebbflow.trainers.figures import samples, training
+from ebbflow.trainers.figures.gallery import write_figures
+from ebbflow.trainers.figures.style import DESTRUCTION, GENERATION, TRUTH, axis_limits, outside_remark
 
 ROWS = [
     {
@@ -122,7 +123,7 @@ def test_densities_that_are_zero_or_undefined_in_places(tmp_path):
     assert len(write_figures(tmp_path, agent_for(nowhere), nowhere)) == 3
     # NaN beyond 50, where no sample of this agent comes but a picture could.
     corners = CallableTarget(lambda x: (50.0 - x[:, 0]).log() - x.square().sum(-1), dim=2, scale=8.0)
-    value = figures._log_density(corners, agent_for(corners), numpy.array([[0.0, 0.0], [60.0, 0.0]]))
+    value = samples._log_density(corners, agent_for(corners), numpy.array([[0.0, 0.0], [60.0, 0.0]]))
     assert value[0] == pytest.approx(math.log(50.0)) and value[1] == -math.inf
 
 
@@ -147,14 +148,14 @@ def test_curves_take_what_is_a_number():
         {"iteration": 20, "elbo": -math.inf},
         {"iteration": 30, "elbo": -1.0},
     ]
-    iterations, values = figures._curve(rows, "elbo")
+    iterations, values = training._curve(rows, "elbo")
     assert iterations.tolist() == [0.0, 30.0] and values.tolist() == [-5.5, -1.0]
-    assert len(figures._curve(rows, "eubo")[0]) == 0
+    assert len(training._curve(rows, "eubo")[0]) == 0
 
 
 @pytest.mark.parametrize("metrics", [None, [], [{}], [{"iteration": 0, "elbo": math.nan, "ess": "", "seconds": 3.0}]])
 def test_nothing_to_draw_is_no_figure(metrics):
-    assert figures._training_figure(metrics or [], 0.0) is None
+    assert training.training_figure(metrics or [], 0.0) is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_nothing_to_draw_is_no_figure(metrics):
 )
 def test_a_panel_for_each_kind_of_number_there_is(keys, true_log_z, panels):
     rows = [{key: row[key] for key in ("iteration", *keys)} for row in ROWS]
-    figure = figures._training_figure(rows, true_log_z)
+    figure = training.training_figure(rows, true_log_z)
     assert len(figure.axes) == panels
     drawn = {line.get_label() for axes in figure.axes for line in axes.lines}
     assert ("ELBO" in drawn, "EUBO" in drawn) == ("elbo" in keys, "eubo" in keys)
@@ -177,14 +178,14 @@ def test_a_panel_for_each_kind_of_number_there_is(keys, true_log_z, panels):
 
 
 def test_bounds_are_drawn_as_distances_from_log_z():
-    figure = figures._training_figure([{"iteration": 5, "elbo": 160.0, "eubo": 170.0}], 164.0)
+    figure = training.training_figure([{"iteration": 5, "elbo": 160.0, "eubo": 170.0}], 164.0)
     heights = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
     assert heights["ELBO"] == [-4.0] and heights["EUBO"] == [6.0]
     assert figure.axes[0].lines[0].get_marker() == "o"  # a single row is still seen
 
 
 def test_losses_that_are_not_positive(tmp_path):
-    figure = figures._training_figure([{"loss_generation": value} for value in (3.0, -2.0, 0.0)], None)
+    figure = training.training_figure([{"loss_generation": value} for value in (3.0, -2.0, 0.0)], None)
     assert figure.axes[0].get_yscale() == "symlog"
     figure.savefig(tmp_path / "losses.png")
 
@@ -194,14 +195,14 @@ def test_losses_that_are_not_positive(tmp_path):
 
 def test_limits_hold_the_truth_and_are_not_squeezed_by_outliers():
     truth, generated = numpy.linspace(-1.0, 1.0, 1001), numpy.full(1001, 1e6)
-    low, high = figures._limits(truth, generated)
+    low, high = axis_limits(truth, generated)
     assert low < -0.99 and 0.99 < high < 4.0
-    low, high = figures._limits(numpy.zeros(10))
+    low, high = axis_limits(numpy.zeros(10))
     assert low < 0.0 < high
 
 
 def test_what_lies_outside_is_counted():
     points = numpy.array([[0.0, 0.0], [2.0, 0.0], [0.0, 9.0], [0.0, 0.5]])
-    assert figures._outside(points, (-1.0, 1.0), (-1.0, 1.0)) == " (50.0% off the axes)"
-    assert figures._outside(points, (-9.0, 9.0), (-9.0, 9.0)) == ""
-    assert figures._outside(numpy.array([-math.inf, 0.0]), (-1.0, 1.0)) == " (50.0% off the axes)"
+    assert outside_remark(points, (-1.0, 1.0), (-1.0, 1.0)) == " (50.0% off the axes)"
+    assert outside_remark(points, (-9.0, 9.0), (-9.0, 9.0)) == ""
+    assert outside_remark(numpy.array([-math.inf, 0.0]), (-1.0, 1.0)) == " (50.0% off the axes)"

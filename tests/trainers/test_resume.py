@@ -40,7 +40,7 @@ CONFIGS = {
         "dtype": "float64",
         "destruction_objective": "trajectory_balance",
         "replay": {"share": 0.0},
-        "optimiser": {"schedule": "constant"},
+        "generation_optimiser": {"schedule": "constant"},
     },
 }
 PARTS = ("agent", "averaged", "target_networks", "optimisers", "replay", "anchors", "random")

@@ -240,6 +240,10 @@ def test_looking_at_a_run_does_not_cost(tiny):
     found = evaluate_run(trainer)
     assert (trainer.energy_calls, trainer.gradient_calls) == before
     assert (found["energy_calls"], found["gradient_calls"], found["seconds"]) == (*before, trainer.seconds)
+    assert (found["anchor_log_z"], found["anchor_log_z_stderr"]) == (
+        trainer.anchors.log_z,
+        trainer.anchors.log_z_stderr,
+    )
 
 
 def test_a_target_used_before_does_not_add_its_calls(tiny):
@@ -301,7 +305,9 @@ def test_an_update_that_is_not_finite_changes_nothing(tiny):
 
 
 def test_target_networks_and_average_follow_at_their_rates(tiny):
-    trainer = make(tiny(target_rate=0.25, average_decay=0.5, optimiser={"warmup": 0, "log_z_rate": 1.0}))
+    no_warmup = {name: {"warmup": 0} for name in ("generation_optimiser", "destruction_optimiser")}
+    rapid = {"log_z_optimiser": {"warmup": 0, "rate": 1.0}}
+    trainer = make(tiny(target_rate=0.25, average_decay=0.5, **no_warmup, **rapid))
     trainer.train(until=1)
     for _ in range(2):
         before = snapshot(trainer.state_dict())
@@ -337,7 +343,8 @@ AGENTS = {
 
 def optimisers_of(tiny, agent=None, iterations=10, **settings):
     agent = build_agent(Continuous(2), scale=1.0, steps=3, config=tiny(agent=agent or {}).agent)
-    return agent, Optimisers(agent, OptimiserConfig(**settings), iterations)
+    configs = dict.fromkeys(("generation", "destruction", "log_z"), OptimiserConfig(**settings))
+    return agent, Optimisers(agent, configs, iterations)
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -363,7 +370,11 @@ def test_every_parameter_belongs_to_one_optimiser(name, tiny):
 
 
 def test_learning_rates_warm_up_and_decay_to_zero(tiny):
-    rates = {"generation_rate": 1.0, "destruction_rate": 2.0, "table_rate": 3.0, "log_z_rate": 4.0}
+    optimisers = {
+        "generation_optimiser": {"rate": 1e-3, "table_rate": 3e-3, "warmup": 3},
+        "destruction_optimiser": {"rate": 2e-3, "table_rate": 5e-3, "warmup": 3},
+        "log_z_optimiser": {"rate": 4e-3, "warmup": 3},
+    }
     seen = []
 
     class Recorder(Callback):
@@ -371,9 +382,9 @@ def test_learning_rates_warm_up_and_decay_to_zero(tiny):
             groups = [g for o in trainer.optimisers.optimisers.values() for g in o.param_groups]
             seen.append([g["lr"] / g["initial_lr"] for g in groups])
 
-    trainer = make(tiny(iterations=10, optimiser={"warmup": 3, **{k: v * 1e-3 for k, v in rates.items()}}))
+    trainer = make(tiny(iterations=10, **optimisers))
     first = [g["lr"] for o in trainer.optimisers.optimisers.values() for g in o.param_groups]
-    assert sorted(first) == pytest.approx([v * 1e-3 / 4 for v in (1.0, 2.0, 3.0, 3.0, 4.0)])
+    assert sorted(first) == pytest.approx([v * 1e-3 / 4 for v in (1.0, 2.0, 3.0, 4.0, 5.0)])
     trainer.callbacks = [Recorder()]
     trainer.train()
     # The rates after iteration i are those that iteration i + 1 uses.
@@ -459,7 +470,8 @@ def test_a_short_training_finds_the_modes(tiny):
         batch_size=128,
         agent={"width": 32, "depth": 2, "frequencies": [1.0, 2.0, 4.0, 8.0]},
         anchors={"count": 300, "temperatures": 15},
-        optimiser={"warmup": 10},
+        generation_optimiser={"warmup": 10},
+        destruction_optimiser={"warmup": 10},
         evaluation_samples=1000,
     )
     trainer = make(config)

@@ -1,0 +1,73 @@
+"""All figures of a run, drawn from the same paths and written as PNG files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...agents.agent import Agent
+from ...envs.target import Target
+from ..evaluation import check_agent, looking_on
+from .drawn import draw_paths
+from .paths import paths_figure
+from .samples import samples_figure
+from .training import training_figure
+from .weights import weights_figure
+
+__all__ = ["write_figures"]
+
+
+def write_figures(
+    folder: Path,
+    agent: Agent,
+    target: Target,
+    metrics: Sequence[Mapping[str, Any]] | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Draw the figures of a run as PNG files.
+
+    - `samples.png`: generated samples against the density (1 or 2 coordinates), or against exact samples, by pairs of
+      coordinates and by marginals (more).
+    - `training.png`: bounds, ESS and losses along the training; only if `metrics` hold any number.
+    - `weights.png`: log-weights of generated and of destroyed paths; only for a target with a density.
+    - `paths.png`: both policies step by step.
+
+    Args:
+        folder: where to; made if it does not exist.
+        agent: who is drawn.
+        target: on the agent's device.
+        metrics: rows with any of the keys `iteration`, `elbo`, `eubo`, `log_z` (nats), `ess`, `loss_generation`,
+            `loss_destruction`; blanks and numbers that are not finite are left out.
+        seed: seed of the paths drawn, >= 0.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        InputError: for a target of another dimension, a diverged agent, and what the density raises on samples.
+        OSError: when a file cannot be written.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs.targets.mixtures import gmm25
+        >>> target = gmm25()
+        >>> agent = build_agent(target.space, scale=target.scale, steps=2)
+        >>> [path.name for path in write_figures(Path("figures"), agent, target)]
+        ['samples.png', 'weights.png', 'paths.png']
+    """
+    check_agent(agent, target)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with looking_on(agent, target, seed):
+        drawn = draw_paths(agent, target)
+        figures = {
+            "samples": samples_figure(drawn, agent, target),
+            "training": training_figure(metrics or [], target.log_z),
+            "weights": weights_figure(drawn, target),
+            "paths": paths_figure(drawn, target),
+        }
+    written = []
+    for name, figure in figures.items():
+        if figure is not None:
+            written.append(folder / f"{name}.png")
+            figure.savefig(written[-1], dpi=130)
+    return written
