@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..envs.errors import InputError
+from ..envs.errors import whole_number
 
 __all__ = ["Backbone", "StepIndex"]
 
@@ -43,8 +43,7 @@ class Backbone(nn.Module):
     def __init__(self, inputs: int, times: Sequence[float], width: int = 64, depth: int = 2) -> None:
         super().__init__()
         for name, value in (("width", width), ("depth", depth)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise InputError(f"{name}: expected a whole number >= 1, got {value!r}")
+            whole_number(name, value, least=1)
         angles = torch.as_tensor(list(times), dtype=torch.float64).unsqueeze(-1) * (
             math.pi * torch.arange(1, self.TIME_FREQUENCIES + 1)
         )

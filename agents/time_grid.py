@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..envs.errors import InputError
+from ..envs.errors import InputError, whole_number
 
 __all__ = ["TIME_GRIDS", "TimeGrid", "get_time_grid"]
 
@@ -36,7 +36,7 @@ class TimeGrid:
     @classmethod
     def uniform(cls, steps: int) -> "TimeGrid":
         """`steps` equal increments."""
-        return cls(tuple(k / steps for k in range(check_steps(steps) + 1)))
+        return cls(tuple(k / steps for k in range(whole_number("steps", steps, least=1) + 1)))
 
     @classmethod
     def shrinking(cls, steps: int, power: float = 1.5) -> "TimeGrid":
@@ -47,7 +47,7 @@ class TimeGrid:
         """
         if not power > 0:
             raise InputError(f"power: expected a number > 0, got {power!r}")
-        return cls(tuple(1.0 - (1.0 - k / steps) ** power for k in range(check_steps(steps) + 1)))
+        return cls(tuple(1.0 - (1.0 - k / steps) ** power for k in range(whole_number("steps", steps, least=1) + 1)))
 
     @property
     def steps(self) -> int:
@@ -58,13 +58,6 @@ class TimeGrid:
     def increments(self) -> tuple[float, ...]:
         """Δ_k = t_{k+1} − t_k, T numbers."""
         return tuple(b - a for a, b in pairwise(self.times))
-
-
-def check_steps(steps: int) -> int:
-    """Return `steps`, or raise an InputError unless it is a whole number >= 1."""
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError(f"steps: expected a whole number >= 1, got {steps!r}")
-    return steps
 
 
 TIME_GRIDS: dict[str, Callable[[int], TimeGrid]] = {"uniform": TimeGrid.uniform, "shrinking": TimeGrid.shrinking}

@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from ..envs.errors import InputError
+from ..envs.errors import InputError, whole_number
 from ..envs.target import Target
 
 __all__ = ["Anchors"]
@@ -95,8 +95,7 @@ class Anchors:
         Raises:
             InputError: for a number of states that is not >= 1.
         """
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise InputError(f"n: expected a whole number >= 1, got {n!r}")
+        whole_number("n", n, least=1)
         index = torch.randint(len(self), (n,), device=self.states.device)
         columns = {"state": self.states[index], "log_reward": self.log_reward[index]}
         return TensorDict(columns, batch_size=[n], device=self.states.device)

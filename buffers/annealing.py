@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..envs.errors import InputError
+from ..envs.errors import InputError, whole_number
 from ..envs.target import Target
 from .anchors import Anchors
 
@@ -176,8 +176,7 @@ def _bounded(beta: float, wanted: float, log_weight: Tensor, slope: Tensor) -> f
 
 def _check(n: int, temperatures: int, moves: int, **positive: float) -> None:
     for field, value, least in (("n", n, 2), ("temperatures", temperatures, 1), ("moves", moves, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise InputError(f"{field}: expected a whole number >= {least}, got {value!r}")
+        whole_number(field, value, least=least)
     for field, number in positive.items():
         top = math.inf if field == "initial_std" else 1.0
         if (

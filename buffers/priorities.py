@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..envs.errors import InputError
+from ..envs.errors import InputError, whole_number
 
 __all__ = [
     "PRIORITIES",
@@ -201,8 +201,7 @@ class ImportanceWeightPriority(Priority):
 
     def __post_init__(self) -> None:
         _number("ess_fraction", self.ess_fraction, above=0.0, up_to=1.0)
-        if not isinstance(self.bisections, int) or isinstance(self.bisections, bool) or self.bisections < 1:
-            raise InputError(f"bisections: expected a whole number >= 1, got {self.bisections!r}")
+        whole_number("bisections", self.bisections, least=1)
 
     def __call__(self, log_reward: Tensor, log_ratio: Tensor, known: Tensor) -> Tensor:
         """Tempered weights `[N]`, the largest 1; arguments as `Priority`."""

@@ -14,7 +14,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
-from ..envs.errors import InputError
+from ..envs.errors import InputError, whole_number
 from .priorities import get_priority
 from .priority_sampler import PrioritySampler
 
@@ -68,8 +68,7 @@ class Replay:
         device: torch.device | str = "cpu",
         **priority_options: Any,
     ) -> None:
-        if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
-            raise InputError(f"capacity: expected a whole number >= 1, got {capacity!r}")
+        whole_number("capacity", capacity, least=1)
         if contents not in ("terminal", "path"):
             raise InputError(f"contents: expected 'terminal' or 'path', got {contents!r}")
         self.capacity = capacity
@@ -202,8 +201,7 @@ class Replay:
         Raises:
             InputError: if nothing is remembered yet, or for a number of rows that is not >= 1.
         """
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise InputError(f"n: expected a whole number >= 1, got {n!r}")
+        whole_number("n", n, least=1)
         if len(self) == 0:
             raise InputError("replay: expected at least one remembered row to draw from, got an empty memory")
         return self._buffer.sample(n).select("state", "log_reward", "log_ratio", "index", "weight")

@@ -26,9 +26,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, whole_number
 from .registry import get_target
-from .sampling import InitialLaw, whole_steps
+from .sampling import InitialLaw
 from .target import Target
 
 __all__ = ["SamplingEnv", "VectorSamplingEnv"]
@@ -49,7 +49,7 @@ class _Walks:
     ) -> None:
         self.target = get_target(target, dim=dim)
         self.target.require_log_prob("generation")
-        self.steps = whole_steps(steps)
+        self.steps = whole_number("steps", steps, least=1)
         self.law = InitialLaw(initial_std)
         self.reach = 2.0 * self.target.scale if max_increment is None else float(max_increment)
         if not 0.0 < self.reach < math.inf:
@@ -191,8 +191,7 @@ class VectorSamplingEnv(VectorEnv[FloatArray, FloatArray, NDArray[Any]]):
         initial_std: float = 0.0,
         max_increment: float | None = None,
     ) -> None:
-        if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
-            raise InputError(f"num_envs: expected a whole number >= 1, got {num_envs!r}")
+        whole_number("num_envs", num_envs, least=1)
         self._walks = _Walks(target, steps, dim, initial_std, max_increment)
         self.target = self._walks.target
         self.num_envs = num_envs

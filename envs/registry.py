@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
+from .errors import InputError, whole_number
 
 if TYPE_CHECKING:
     from .target import Target
@@ -63,8 +63,8 @@ def get_target(
         ...
         ebbflow.envs.errors.InputError: target: unknown name 'gmm52'; did you mean gmm25...? Known: gmm25, ...
     """
-    if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim < 1):
-        raise InputError(f"dim: expected a whole number >= 1, got {dim!r}")
+    if dim is not None:
+        whole_number("dim", dim, least=1)
     if scale is not None and not (_is_real(scale) and 0.0 < scale < math.inf):
         raise InputError(f"scale: expected a positive finite length, got {scale!r}")
     target = _resolve(spec, dim) if isinstance(spec, str) else _as_target(spec, _label_of(spec), dim)

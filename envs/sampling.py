@@ -22,7 +22,7 @@ from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from .errors import InputError
+from .errors import InputError, whole_number
 from .spaces import Continuous
 from .target import Target
 
@@ -76,12 +76,6 @@ class InitialLaw:
         return -0.5 * ((x / self.std) ** 2).sum(-1) - x.shape[-1] * log_root
 
 
-def whole_steps(steps: int) -> int:
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise InputError(f"steps: expected a whole number >= 1, got {steps!r}")
-    return steps
-
-
 class _WalkEnv(EnvBase):
     """Specs and bookkeeping that both directions share; a direction says where it starts, ends and moves to."""
 
@@ -96,7 +90,7 @@ class _WalkEnv(EnvBase):
     ) -> None:
         if not dtype.is_floating_point:
             raise InputError(f"dtype: expected a floating point type, got {dtype}")
-        steps = whole_steps(steps)
+        steps = whole_number("steps", steps, least=1)
         batch = torch.Size(batch_size)
         super().__init__(device=torch.device(device or "cpu"), batch_size=batch)
         self.target = target.to(self.device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .errors import InputError
+from .errors import whole_number
 
 __all__ = ["Continuous"]
 
@@ -35,8 +35,7 @@ class Continuous:
     dim: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.dim, int) or isinstance(self.dim, bool) or self.dim < 1:
-            raise InputError(f"dim: expected a whole number >= 1, got {self.dim!r}")
+        whole_number("dim", self.dim, least=1)
 
     @property
     def shape(self) -> tuple[int, ...]:

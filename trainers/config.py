@@ -14,7 +14,7 @@ from typing import Any, Literal
 import tyro
 
 from ..agents.config import AgentConfig
-from ..envs.errors import InputError
+from ..envs.errors import InputError, whole_number
 
 __all__ = [
     "AnchorConfig",
@@ -180,8 +180,7 @@ class TrainConfig:
         }
         for name, least in at_least.items():
             value = self._lookup(name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name}: expected a whole number >= {least}, got {value!r}")
+            whole_number(name, value, least=least)
         choices: dict[str, Any] = {"dtype": Precision, "replay.contents": Contents}
         choices |= {f"{name}.schedule": Schedule for name in OPTIMISERS}
         for name, choice in choices.items():

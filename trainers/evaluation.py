@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..agents.agent import Agent
-from ..envs.errors import InputError
+from ..envs.errors import InputError, whole_number
 from ..envs.target import Target
 from .checkpoint import write_atomically
 from .metrics.coverage import mode_coverage, mode_mass_error, mode_shares
@@ -133,7 +133,7 @@ def sample_agent(
         {'x': [10, 2], 'log_weight': [10]}
     """
     check_agent(agent, target)
-    _check_count("samples", n, 1)
+    whole_number("samples", n, least=1)
     density = target if target is not None and target.has_log_prob else None
     states, log_weights = [], []
     with torch.no_grad():
@@ -207,7 +207,7 @@ def evaluate(
         (0.0, 1.0)
     """
     check_agent(agent, target)
-    _check_count("samples", samples, 2)
+    whole_number("samples", samples, least=2)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(f"seed: expected a whole number in [0, 2^32), got {seed!r}")
     if require_eubo:
@@ -269,7 +269,7 @@ def live_numbers(agent: Agent, target: Target, samples: int, *, seed: int = 0) -
     """
     target.require_log_prob("evaluation")
     check_agent(agent, target)
-    _check_count("samples", samples, 2)
+    whole_number("samples", samples, least=2)
     destroyed = None
     with looking_on(agent, target, seed):
         if target.can_sample:
@@ -376,13 +376,7 @@ def _chunk(agent: Agent, chunk: int | None) -> int:
     if chunk is None:
         numbers = (agent.steps + 1) * agent.space.dim
         return max(1, min(_PATHS_PER_CHUNK, _NUMBERS_PER_CHUNK // numbers))
-    return _check_count("chunk", chunk, 1)
-
-
-def _check_count(field: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{field}: expected a whole number >= {least}, got {value!r}")
-    return value
+    return whole_number("chunk", chunk, least=1)
 
 
 def check_agent(agent: Agent, target: Target | None) -> None:
