@@ -182,6 +182,10 @@ class ImportanceWeightPriority(Priority):
     τ = 1 these are the plain importance weights of generated paths. The same device chooses temperatures in
     sequential Monte Carlo (Del Moral et al. 2012, "An adaptive sequential Monte Carlo method").
 
+    As a rule for drawing it is a heuristic: D of a row that was destroyed again, or generated with widened steps, is no
+    longer exactly the D of a generated path. What it does is leave out states of negligible density, which a loss of
+    squares would spend itself on. Rows left out are seen again only through the uniform mixture.
+
     Args:
         ess_fraction: least effective sample size as a share of the rows, in (0, 1].
         bisections: how often the interval of τ is halved, >= 1.
