@@ -27,9 +27,9 @@ class Anchors:
         states: `[n, dim]`.
         log_reward: unnormalised log density of each, `[n]`, nats.
         log_z: the explorer's estimate of log Z in nats; NaN where it makes none.
-        log_z_stderr: its standard error within one run, from the genealogy of the particles; NaN where unknown. What the
-            run never met does not show in it: missed modes, or tails wider than the Gaussian it started from (on a
-            2-d funnel the estimate of Z is 2 % low at any number of particles).
+        log_z_stderr: its standard error within one run, by the genealogy of the particles; NaN where unknown. What
+            the run never met does not show in it: missed modes, or tails wider than the Gaussian it started from (on
+            a 2-d funnel the estimate of Z is 2 % low at any number of particles).
         ess_history: effective sample size before each resampling decision as a share of n, `[temperatures]`.
         acceptance: mean acceptance of the gradient moves at each temperature, `[temperatures]`.
         energy_calls: single densities evaluated to get the states.
