@@ -112,6 +112,7 @@ COLUMNS = (  # key, title, subtract the true log Z, digits
     ("eubo", "EUBO gap", True, 2),
     ("eubo_median", "EUBO median gap", True, 2),
     ("sandwich_width", "width", False, 2),
+    ("median_width", "median width", False, 2),
     ("log_z", "log Z error (IW)", True, 3),
     ("ess_reverse", "ESS rev.", False, 3),
     ("ess_forward", "ESS fwd.", False, 3),
@@ -135,6 +136,7 @@ def table(rows: Path, out: Path | None = None) -> None:
     """Markdown table, mean ± standard deviation over seeds; nats, relative to the true log Z."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in read(rows):
+        row["median_width"] = row["eubo_median"] - row["elbo"]  # where the mean of the EUBO is all tail (funnel)
         groups[row["label"], row["target"], row["variant"]].append(row)
     lines = [
         "| settings | target | policy | seeds | " + " | ".join(title for _, title, _, _ in COLUMNS) + " | commit |",
