@@ -33,28 +33,18 @@ VARIANTS = ("fixed", "generation", "adaptive")
 
 def commit() -> str:
     """Short hash of the code that ran, with a + where it had uncommitted changes."""
-    here = Path(__file__).parent
-    name = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True
-    ).stdout.strip()
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "--", "../agents", "../envs", "../buffers", "../trainers"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-    ).stdout
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+
+    name = git("rev-parse", "--short", "HEAD")
+    changed = git("status", "--porcelain", "--", "../agents", "../envs", "../buffers", "../trainers")
     return name + ("+" if changed else "")
 
 
-def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    for name, value in changes.items():
-        base[name] = merged(dict(base[name]), value) if isinstance(value, dict) else value
-    return base
-
-
 def run_one(target_name: str, variant: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    values = merged(TrainConfig().to_dict(), settings) | {"target": target_name, "seed": seed, "threads": 1}
-    config = TrainConfig.from_dict(values, origin="settings")
+    fixed = {"target": target_name, "seed": seed, "threads": 1}
+    config = TrainConfig.from_dict(settings | fixed, origin="settings")  # what is left out keeps its default
     config = replace(config, agent=config.agent.variant(variant))
     target = get_target(target_name)
     trainer = Trainer(target, config)

@@ -124,12 +124,16 @@ class Trainer:
         self.stop_requested = False
         self._prepared = False
 
+    @property
+    def _scale(self) -> float:
+        """Typical length of the target: the configured one, or the target's own."""
+        return self.target.scale if self.config.scale is None else self.config.scale
+
     def _build_agent(self) -> Agent:
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
-            scale = self.target.scale if self.config.scale is None else self.config.scale
-            return build_agent(self.target.space, scale=scale, steps=self.config.steps, config=self.config.agent)
+            return build_agent(self.target.space, scale=self._scale, steps=self.config.steps, config=self.config.agent)
         finally:
             torch.set_default_dtype(before)
 
@@ -203,8 +207,7 @@ class Trainer:
         config = self.config.anchors
         if config.samples is not None:
             return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
-        scale = self.target.scale if self.config.scale is None else self.config.scale
-        sigma = scale if self.config.agent.sigma is None else self.config.agent.sigma
+        sigma = self._scale if self.config.agent.sigma is None else self.config.agent.sigma
         return annealed_smc(
             self.target,
             config.count,
