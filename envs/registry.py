@@ -30,6 +30,7 @@ BUILT_IN: dict[str, str] = {
     "gmm40": "40 Gaussians with means uniform in [-40, 40]^2, standard deviation 1",
     "funnel": "Neal's funnel in 10 dimensions (funnel-<d>: in d >= 2)",
     "manywell-32": "16 pairs of two wells each, 65,536 modes (manywell-<d>: in even d)",
+    "conditional-gmm": "4 Gaussians in 2 dimensions that move with a context in [-1, 1]^2, known log Z(c)",
 }
 
 _FAMILY = re.compile(r"(funnel|manywell)(?:-(\d+))?")
@@ -134,6 +135,10 @@ def _built_in(name: str, dim: int | None) -> "Target | None":
         from .targets import mixtures
 
         return {"gmm25": mixtures.gmm25, "gmm25-narrow": mixtures.gmm25_narrow, "gmm40": mixtures.gmm40}[name]()
+    if name == "conditional-gmm":
+        from .targets.conditional_mixture import ConditionalMixture
+
+        return ConditionalMixture()
     if (match := _FAMILY.fullmatch(name)) is None:
         return None
     from .targets.funnel import Funnel

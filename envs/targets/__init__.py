@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "callable": ["CallableTarget"],
+        "conditional_mixture": ["ConditionalMixture"],
         "funnel": ["Funnel"],
         "many_well": ["ManyWell"],
         "mixtures": ["GaussianMixture", "gmm25", "gmm25_narrow", "gmm40"],
