@@ -7,8 +7,11 @@ it, `score` `[B, T+1, dim]`. Its log-ratio (arXiv 2506.01541) is
 
 so that E[−D] over generated paths is the ELBO and over paths destroyed from exact samples the EUBO. With a Dirac
 initial law there is no p_0 term and the last destruction step, which is deterministic, has no density term.
+
+A conditional agent reads one context per trajectory, `context` `[B, c]`: both policies and log Z depend on it.
 """
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -63,9 +66,15 @@ class Agent(nn.Module):
         generation: the generation head.
         destruction: the destruction head.
         destruction_backbone: a separate trunk for the destruction head; by default it shares `backbone`.
+        context_space: the space of contexts of a conditional agent; its backbones embed them.
+        log_z_network: what log Z(c) of a conditional agent adds to `log_z`, `[..., c] -> [..., 1]`.
 
     Attributes:
-        log_z: the learned log normalising constant (a scalar parameter).
+        log_z: the learned log normalising constant (a scalar parameter); of a conditional agent the level common to all
+            contexts, see `log_z_given`.
+
+    Raises:
+        InputError: for a context space without a log Z network, or the reverse.
 
     Example:
         >>> from ebbflow.agents import AgentConfig, build_agent
@@ -87,8 +96,13 @@ class Agent(nn.Module):
         generation: GenerationHead,
         destruction: DestructionHead,
         destruction_backbone: Backbone | None = None,
+        *,
+        context_space: Continuous | None = None,
+        log_z_network: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if (context_space is None) != (log_z_network is None):
+            raise InputError("log_z_network: expected with a context_space, and only with one")
         self.space = space
         self.reference = reference
         self.features = features
@@ -97,6 +111,9 @@ class Agent(nn.Module):
         self.destruction = destruction
         self.destruction_backbone = destruction_backbone
         self.log_z = nn.Parameter(torch.zeros(()))
+        self.context_space = context_space
+        self.log_z_network = log_z_network
+        self._given: Tensor | None = None
         self.needs_score = generation.langevin is not None or "score" in features.names
 
     @property
@@ -109,23 +126,93 @@ class Agent(nn.Module):
         """The backbone that the destruction head reads: its own, or the shared one."""
         return self.backbone if self.destruction_backbone is None else self.destruction_backbone
 
+    # Contexts -----------------------------------------------------------------------------------------------------
+
+    def log_z_given(self, context: Tensor | None) -> Tensor:
+        """The learned log Z(c) of contexts `[..., c] -> [...]`; the scalar `log_z` of an unconditional agent."""
+        if self.log_z_network is None:
+            return self.log_z
+        return self.log_z + self.log_z_network(self._contexts(context)).squeeze(-1)
+
+    def given(self, context: Tensor) -> "Agent":
+        """This agent at one context `[c]`: the same parameters, and no context to be passed any more.
+
+        Its `density` is that of the target at the same context, `target.given(context)`.
+
+        Raises:
+            InputError: for an unconditional agent or a context of another shape.
+
+        Example:
+            >>> from ebbflow.agents import AgentConfig, build_agent
+            >>> from ebbflow.envs import get_target
+            >>> target, context = get_target("conditional-gmm"), torch.tensor([0.5, 0.0])
+            >>> agent = build_agent(
+            ...     target.space, scale=3.0, steps=3, config=AgentConfig(width=8), context_space=target.context_space
+            ... )
+            >>> agent.given(context).generate(4, target.given(context))["log_reward"].shape
+            torch.Size([4])
+        """
+        view = copy.copy(self)
+        view._given = self._contexts(context.reshape(-1))
+        return view
+
+    def _contexts(self, context: Tensor | None) -> Tensor:
+        """Contexts in this agent's dtype and on its device, or the error that names what is wrong with them."""
+        if self.context_space is None:
+            raise InputError("context: this agent is not conditional, and takes none")
+        size = self.context_space.dim
+        if context is None or context.shape[-1:] != (size,):
+            got = "none" if context is None else list(context.shape)
+            raise InputError(f"context: this agent is conditional and expects contexts [n, {size}], got {got}")
+        return context.detach().to(self.log_z)
+
+    def contexts_of(self, n: int, context: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Contexts of `n` trajectories, `[n, c]` or None, and what a density takes of them beside the states.
+
+        Raises:
+            InputError: for contexts that are missing, not asked for, or of another shape.
+        """
+        if context is None and self.context_space is None:
+            return None, ()
+        if context is None and self._given is not None:
+            return self._given.expand(n, -1), ()
+        rows = self._contexts(context)
+        if rows.ndim > 2 or (rows.ndim == 2 and len(rows) != n):
+            raise InputError(
+                f"context: expected one context, or one for each of {n} trajectories, got {list(rows.shape)}"
+            )
+        rows = rows.expand(n, -1)
+        return rows, (rows,)
+
     # One step -----------------------------------------------------------------------------------------------------
 
     def generation_step(
-        self, state: Tensor, k: StepIndex, score: Tensor | None = None, time_embedding: Tensor | None = None
+        self,
+        state: Tensor,
+        k: StepIndex,
+        score: Tensor | None = None,
+        time_embedding: Tensor | None = None,
+        context_embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`."""
         features = self.features(state, score)
-        return self.generation(self.backbone(features, k, time_embedding), features, state, k, score)
+        hidden = self.backbone(features, k, time_embedding, context_embedding)
+        return self.generation(hidden, features, state, k, score)
 
     def destruction_step(
-        self, state: Tensor, k: int | Tensor, score: Tensor | None = None, time_embedding: Tensor | None = None
+        self,
+        state: Tensor,
+        k: int | Tensor,
+        score: Tensor | None = None,
+        time_embedding: Tensor | None = None,
+        context_embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1."""
         if not self.destruction.learned:
             return self.destruction(None, None, state, k - 1)
         features = self.features(state, score)
-        return self.destruction(self.destruction_trunk(features, k, time_embedding), features, state, k - 1)
+        hidden = self.destruction_trunk(features, k, time_embedding, context_embedding)
+        return self.destruction(hidden, features, state, k - 1)
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 
@@ -140,6 +227,7 @@ class Agent(nn.Module):
         n: int,
         density: Density | None = None,
         *,
+        context: Tensor | None = None,
         scale: float = 1.0,
         added: float = 0.0,
         differentiable: bool = False,
@@ -149,6 +237,7 @@ class Agent(nn.Module):
         Args:
             n: number of paths.
             density: the target; without it the trajectory has no `log_reward`.
+            context: of a conditional agent, one context for each path `[n, c]`, or one for all `[c]`.
             scale: factor on every step's standard deviation (exploration).
             added: extra standard deviation, as a multiple of the reference step's (exploration).
             differentiable: keep the graph of the reparametrised path and of its log reward; scores stay constants.
@@ -157,25 +246,37 @@ class Agent(nn.Module):
             A trajectory (module docstring) of batch `[n]`.
 
         Raises:
-            InputError: when the agent reads scores and there is no `density`, and what the density itself raises.
+            InputError: when the agent reads scores and there is no `density`, for contexts that do not fit, and what
+                the density itself raises.
         """
-        return rollout_generation(self, n, density, scale=scale, added=added, differentiable=differentiable)
+        return rollout_generation(
+            self, n, density, context=context, scale=scale, added=added, differentiable=differentiable
+        )
 
-    def destroy(self, x: Tensor, density: Density | None = None, log_reward: Tensor | None = None) -> TensorDict:
+    def destroy(
+        self,
+        x: Tensor,
+        density: Density | None = None,
+        log_reward: Tensor | None = None,
+        *,
+        context: Tensor | None = None,
+    ) -> TensorDict:
         """Destroy samples `x` `[n, dim]` back to the initial law, without gradient.
 
         Args:
             x: the samples, `[n, dim]`.
             density: the target; without it and `log_reward` the trajectory has no `log_reward`.
             log_reward: log R(x) `[n]` where already known; saves evaluating the `density` again.
+            context: of a conditional agent, one context for each sample `[n, c]`, or one for all `[c]`.
 
         Returns:
             A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state.
 
         Raises:
-            InputError: when the agent reads scores and there is no `density`, and what the density itself raises.
+            InputError: when the agent reads scores and there is no `density`, for contexts that do not fit, and what
+                the density itself raises.
         """
-        return rollout_destruction(self, x, density, log_reward)
+        return rollout_destruction(self, x, density, log_reward, context=context)
 
     def path_features(self, trajectory: TensorDictBase) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`."""
@@ -191,15 +292,22 @@ class Agent(nn.Module):
         steps = self.steps
         features = self.path_features(trajectory) if features is None else features
         first = 1 if self.reference.is_dirac else 0  # with a Dirac, step 0 of the destruction has no density
+        context = None
+        if self.context_space is not None:
+            context = self._contexts(trajectory.get("context", None)).unsqueeze(1)  # [B, 1, c]
+        embedding = self.backbone.context_embedding(context)  # [B, 1, width]
         shared = self.destruction_backbone is None
         if shared and self.destruction.learned:
-            hidden = self.backbone(features, slice(None))  # [B, T+1, width]
+            hidden = self.backbone(features, slice(None), None, embedding)  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
         else:
-            hidden_generation = self.backbone(features[:, :steps], slice(0, steps))
+            hidden_generation = self.backbone(features[:, :steps], slice(0, steps), None, embedding)
             hidden_destruction = None
             if self.destruction.learned:
-                hidden_destruction = self.destruction_trunk(features[:, 1 + first :], slice(1 + first, None))
+                trunk = self.destruction_trunk
+                hidden_destruction = trunk(
+                    features[:, 1 + first :], slice(1 + first, None), None, trunk.context_embedding(context)
+                )
         mean, log_variance = self.generation(
             hidden_generation,
             features[:, :steps],
@@ -229,6 +337,8 @@ class Agent(nn.Module):
     def generation_actor(self, density: Density | None = None) -> ProbabilisticActor:
         """The generation policy as a TorchRL actor: reads `state`, `step`; writes `hidden`, `loc`, `scale`, `action`.
 
+        That of a conditional agent reads `context` too, which the environments of a conditional target carry.
+
         It samples unless TorchRL's `set_exploration_type` says otherwise. The parameters are this agent's own.
         `density` is needed where the policy reads scores.
 
@@ -250,7 +360,7 @@ class Agent(nn.Module):
         return self._actor(density, destroys=True)
 
     def _actor(self, density: Density | None, *, destroys: bool) -> ProbabilisticActor:
-        score: Callable[[Tensor], Tensor] | None = None
+        score: Callable[..., Tensor] | None = None
         if self.needs_score:
             if density is not None:
                 score = _score_of(density)
@@ -258,9 +368,10 @@ class Agent(nn.Module):
                 raise InputError("this policy reads the gradient of the log density: pass the target as `density`")
         trunk = _Trunk(self.features, self.destruction_trunk if destroys else self.backbone, score)
         head = _Step(self.destruction if destroys else self.generation)
+        read = ["state", "step", *(["context"] if self.context_space is not None else [])]
         return ProbabilisticActor(
             TensorDictSequential(
-                TensorDictModule(trunk, ["state", "step"], ["hidden", "features", "score"]),
+                TensorDictModule(trunk, read, ["hidden", "features", "score"]),
                 TensorDictModule(head, ["hidden", "features", "score", "state", "step"], ["loc", "scale"]),
             ),
             in_keys=["loc", "scale"],
@@ -271,24 +382,25 @@ class Agent(nn.Module):
         )
 
 
-def _score_of(density: Density) -> Callable[[Tensor], Tensor]:
+def _score_of(density: Density) -> Callable[..., Tensor]:
     """The score as a function, so that the target's tensors are neither parameters of an actor nor copied with it."""
-    return lambda x: density.value_and_score(x)[1]
+    return lambda x, *context: density.value_and_score(x, *context)[1]
 
 
 class _Trunk(nn.Module):
-    """First half of an actor: state and step in; hidden vector, features and score (zero where not read) out."""
+    """First half of an actor: state, step, context in; hidden vector, features and score (zero where not read) out."""
 
-    def __init__(self, features: StateFeatures, backbone: Backbone, score: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(self, features: StateFeatures, backbone: Backbone, score: Callable[..., Tensor] | None) -> None:
         super().__init__()
         self.features = features
         self.backbone = backbone
         self.score = score
 
-    def forward(self, state: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        score = None if self.score is None else self.score(state)
+    def forward(self, state: Tensor, step: Tensor, *context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        score = None if self.score is None else self.score(state, *context)
         features = self.features(state, score)
-        hidden = self.backbone(features, step.squeeze(-1))
+        embedding = self.backbone.context_embedding(*context) if context else None
+        hidden = self.backbone(features, step.squeeze(-1), None, embedding)
         return hidden, features, torch.zeros_like(state) if score is None else score
 
 

@@ -1,6 +1,7 @@
 """From a handful of settings to an agent."""
 
 import torch
+from torch import nn
 
 from ..envs.spaces import Continuous
 from .actors import DestructionHead, GenerationHead
@@ -14,7 +15,14 @@ from .time_grid import get_time_grid
 __all__ = ["build_agent"]
 
 
-def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentConfig | None = None) -> Agent:
+def build_agent(
+    space: Continuous,
+    *,
+    scale: float,
+    steps: int,
+    config: AgentConfig | None = None,
+    context_space: Continuous | None = None,
+) -> Agent:
     """Agent for a space, in torch's default dtype, with freshly initialised parameters (torch's global generator).
 
     Args:
@@ -22,6 +30,8 @@ def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentCon
         scale: typical length of the target, > 0; sets σ and the unit of the features.
         steps: number of steps T, >= 1.
         config: the architecture.
+        context_space: the space of contexts of a conditional target; its agent reads contexts, and has a network for
+            log Z(c).
 
     Raises:
         InputError: for any setting out of range; the message names it.
@@ -36,7 +46,8 @@ def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentCon
     features = StateFeatures(config.features, scale, config.frequencies)
     reference = get_reference(config.reference, grid, sigma)
     inputs = space.dim * features.count
-    backbone = Backbone(inputs, grid.times, config.width, config.depth)
+    contexts = 0 if context_space is None else context_space.dim
+    backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts)
     generation = GenerationHead(
         reference,
         space.dim,
@@ -59,6 +70,25 @@ def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentCon
         tables=config.tables,
     )
     separate = not config.shared_backbone and destruction.learned
-    destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth) if separate else None
-    agent = Agent(space, reference, features, backbone, generation, destruction, destruction_backbone)
+    destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts) if separate else None
+    log_z_network = None if context_space is None else _log_z_network(contexts, config.width)
+    agent = Agent(
+        space,
+        reference,
+        features,
+        backbone,
+        generation,
+        destruction,
+        destruction_backbone,
+        context_space=context_space,
+        log_z_network=log_z_network,
+    )
     return agent.to(torch.get_default_dtype())
+
+
+def _log_z_network(contexts: int, width: int) -> nn.Module:
+    """What log Z(c) adds to the level common to all contexts, `[..., c] -> [..., 1]`; zero at first."""
+    last = nn.Linear(width, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(contexts, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last)

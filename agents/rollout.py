@@ -19,22 +19,26 @@ __all__ = ["Density", "rollout_destruction", "rollout_generation"]
 
 
 class Density(Protocol):
-    """What a rollout asks of a target: checked values, and values with scores."""
+    """What a rollout asks of a target: checked values, and values with scores.
 
-    def __call__(self, x: Any) -> Any:
+    Contexts `[n, c]` are passed to that of a conditional target, and to no other.
+    """
+
+    def __call__(self, x: Any, context: Any = None) -> Any:
         """Log densities `[n]` of states `[n, dim]`."""
 
-    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log densities `[n]` and their gradients `[n, dim]`."""
 
 
 class _Visits:
     """The states of a trajectory as they are visited, with their scores where the agent reads them."""
 
-    def __init__(self, agent: "Agent", density: Density | None) -> None:
+    def __init__(self, agent: "Agent", density: Density | None, conditions: tuple[Tensor, ...]) -> None:
         if agent.needs_score and density is None:
             raise InputError("this agent reads the gradient of the log density: pass the target as `density`")
         self.density = density
+        self.conditions = conditions
         self.needs_score = agent.needs_score
         self.states: list[Tensor] = []
         self.scores: list[Tensor] = []
@@ -44,17 +48,19 @@ class _Visits:
         self.states.append(state)
         if not self.needs_score or self.density is None:
             return None
-        self.value, score = self.density.value_and_score(state)
+        self.value, score = self.density.value_and_score(state, *self.conditions)
         self.scores.append(score)
         return score
 
-    def trajectory(self, log_reward: Tensor | None, *, reverse: bool = False) -> TensorDict:
+    def trajectory(self, log_reward: Tensor | None, context: Tensor | None, *, reverse: bool = False) -> TensorDict:
         order = -1 if reverse else 1
         columns = {"state": torch.stack(self.states[::order], dim=1)}  # [B, T+1, dim]
         if self.scores:
             columns["score"] = torch.stack(self.scores[::order], dim=1)
         if log_reward is not None:
             columns["log_reward"] = log_reward
+        if context is not None:
+            columns["context"] = context
         return TensorDict(columns, batch_size=[columns["state"].shape[0]])
 
 
@@ -63,6 +69,7 @@ def rollout_generation(
     n: int,
     density: Density | None = None,
     *,
+    context: Tensor | None = None,
     scale: float = 1.0,
     added: float = 0.0,
     differentiable: bool = False,
@@ -77,12 +84,13 @@ def rollout_generation(
         >>> paths["state"].shape, paths["log_reward"].shape
         (torch.Size([3, 5, 2]), torch.Size([3]))
     """
+    context, conditions = agent.contexts_of(n, context)
     with torch.set_grad_enabled(differentiable):
-        visits = _Visits(agent, density)
+        visits = _Visits(agent, density, conditions)
         state = agent.initial_state(n)
-        table = agent.backbone.time_embedding()
+        table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
         for k in range(agent.steps):
-            mean, log_variance = agent.generation_step(state, k, visits.add(state), table)
+            mean, log_variance = agent.generation_step(state, k, visits.add(state), table, embedding)
             std = (0.5 * log_variance).exp()
             if scale != 1.0 or added != 0.0:
                 extra = added**2 * agent.generation.variance[k]
@@ -92,12 +100,17 @@ def rollout_generation(
         visits.add(state)
         log_reward = visits.value
         if density is not None and (log_reward is None or differentiable):  # the value beside a score has no gradient
-            log_reward = density(state)
-        return visits.trajectory(log_reward)
+            log_reward = density(state, *conditions)
+        return visits.trajectory(log_reward, context)
 
 
 def rollout_destruction(
-    agent: "Agent", x: Tensor, density: Density | None = None, log_reward: Tensor | None = None
+    agent: "Agent",
+    x: Tensor,
+    density: Density | None = None,
+    log_reward: Tensor | None = None,
+    *,
+    context: Tensor | None = None,
 ) -> TensorDict:
     """Destroy the samples `x`; see `Agent.destroy`.
 
@@ -110,17 +123,19 @@ def rollout_destruction(
         >>> paths["state"].shape, paths["state"][:, 0].tolist()  # all the way back to the origin
         (torch.Size([3, 5, 2]), [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     """
+    context, conditions = agent.contexts_of(len(x), context)
     with torch.no_grad():
-        visits = _Visits(agent, density)
+        visits = _Visits(agent, density, conditions)
         table = agent.destruction_trunk.time_embedding() if agent.destruction.learned else None
+        embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.learned else None
         state = x
         for k in range(agent.steps, 0, -1):
             score = visits.add(state)
             if log_reward is None and density is not None:
-                log_reward = density(state) if visits.value is None else visits.value
-            mean, log_variance = agent.destruction_step(state, k, score, table)
+                log_reward = density(state, *conditions) if visits.value is None else visits.value
+            mean, log_variance = agent.destruction_step(state, k, score, table, embedding)
             std = (0.5 * log_variance).exp()
             action = torch.addcmul(mean - state, std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
-        return visits.trajectory(log_reward, reverse=True)
+        return visits.trajectory(log_reward, context, reverse=True)
