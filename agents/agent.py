@@ -156,6 +156,11 @@ class Agent(nn.Module):
         view._given = self._contexts(context.reshape(-1))
         return view
 
+    @property
+    def free_context_space(self) -> Continuous | None:
+        """The space of the contexts that have still to be passed: none at a context that is `given`."""
+        return None if self._given is not None else self.context_space
+
     def _contexts(self, context: Tensor | None) -> Tensor:
         """Contexts in this agent's dtype and on its device, or the error that names what is wrong with them."""
         if self.context_space is None:

@@ -97,7 +97,7 @@ class Anchors:
         return self.states.shape[0]
 
     def draw(self, n: int, contexts: int | None = None) -> TensorDict:
-        """`n` states drawn uniformly with replacement: `state` `[n, dim]`, `log_reward` `[n]`, `context` `[n, c]` if any.
+        """`n` states drawn uniformly with replacement: `state` `[n, dim]`, `log_reward` `[n]`, any `context` `[n, c]`.
 
         With `contexts`, they are of at most so many contexts, an equal number of each.
 

@@ -1,7 +1,8 @@
 """Rows of one context, drawn together: what is compared within a context needs several of them.
 
 Drawing first some rows, and then for each its companions among all rows of the same context, leaves every row's
-probability what it was: P(context) · P(row | context) = P(row). So priorities and importance weights keep their meaning.
+probability what it was: P(context) · P(row | context) = P(row). So priorities and importance weights keep their
+meaning.
 """
 
 import torch

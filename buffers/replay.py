@@ -229,7 +229,7 @@ class Replay:
             keys = ("state", "log_reward", "log_ratio", "index", "weight", "context")
             return drawn.select(*keys, strict=False)
         columns = self._columns()
-        if "context" not in columns.keys():
+        if columns.get("context", None) is None:
             raise InputError("contexts: expected remembered rows with a context, got rows without")
         seeds = self._buffer.sample(min(n, whole_number("contexts", contexts, least=1)))["index"]
         keys_of_rows = context_keys(columns["context"])

@@ -23,11 +23,13 @@ from ..agents.architecture import build_agent
 from ..agents.exploration import Exploration
 from ..buffers.anchors import Anchors
 from ..buffers.annealing import annealed_smc
+from ..buffers.conditional_annealing import annealed_smc_by_context
 from ..buffers.replay import Replay
 from ..envs.errors import InputError
 from ..envs.target import Target
 from .callbacks import Callback
 from .config import TrainConfig
+from .context_batch import contexts_of_new_rows, share_of_contexts
 from .evaluation import check_agent
 from .objectives.catalogue import get_objective
 from .optimisation import Optimisers
@@ -84,6 +86,13 @@ class Trainer:
         self.target = target.to(self.device, self.dtype)
         if anchors is not None and anchors.states.shape[1:] != target.space.shape:
             raise InputError(f"anchors: expected states [n, {target.space.dim}], got {list(anchors.states.shape)}")
+        if target.is_conditional and 2 * config.contexts_per_batch > config.batch_size:
+            raise InputError(
+                f"contexts_per_batch: expected at most half of batch_size = {config.batch_size}, so that there are two "
+                f"trajectories of each, got {config.contexts_per_batch}"
+            )
+        if anchors is not None and (anchors.contexts is not None) != target.is_conditional:
+            raise InputError("anchors: expected to have contexts for a conditional target, and only for one")
         found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
         self._calls_before = target.energy_calls - found[0], target.gradient_calls - found[1]
         self.agent = agent or self._build_agent()
@@ -133,7 +142,13 @@ class Trainer:
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
-            return build_agent(self.target.space, scale=self._scale, steps=self.config.steps, config=self.config.agent)
+            return build_agent(
+                self.target.space,
+                scale=self._scale,
+                steps=self.config.steps,
+                config=self.config.agent,
+                context_space=self.target.context_space,
+            )
         finally:
             torch.set_default_dtype(before)
 
@@ -187,7 +202,8 @@ class Trainer:
         if self.anchors is None and config.replay.share > 0 and config.anchors.share > 0:
             self.anchors = self._find_anchors()
         with torch.no_grad():
-            paths = self._collect(config.batch_size, scale=1.0, added=0.0)
+            context = self._new_contexts(config.batch_size, config.contexts_per_batch, ())
+            paths = self._collect(config.batch_size, context, scale=1.0, added=0.0)
             inside = paths["log_reward"] > config.log_reward_floor
             paths["log_reward"] *= self.exploration.inverse_temperature_at(0.0)
             log_ratio = self.agent.log_ratio(paths)
@@ -208,15 +224,17 @@ class Trainer:
         if config.samples is not None:
             return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
         sigma = self._scale if self.config.agent.sigma is None else self.config.agent.sigma
-        return annealed_smc(
-            self.target,
-            config.count,
-            initial_std=config.initial_scale * sigma,
-            temperatures=config.temperatures,
-            moves=config.moves,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        settings: dict[str, Any] = {
+            "initial_std": config.initial_scale * sigma,
+            "temperatures": config.temperatures,
+            "moves": config.moves,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+        if self.target.is_conditional:
+            contexts = contexts_of_new_rows(self.target, config.contexts, config.contexts).to(self.device, self.dtype)
+            return annealed_smc_by_context(self.target, contexts, config.count, **settings)
+        return annealed_smc(self.target, config.count, **settings)
 
     def step(self) -> TensorDict:
         """One iteration; returns the losses, and the log-ratios that became priorities.
@@ -227,9 +245,18 @@ class Trainer:
         progress = self.iteration / self.config.iterations
         scale, added = self.exploration.at(progress)
         from_replay, from_anchors = self._remembered_counts()
-        new = self._collect(self.config.batch_size - from_replay - from_anchors, scale=scale, added=added)
-        drawn = self.replay.draw(from_replay) if from_replay else None
-        batch = TensorDict.cat([new, *self._remembered_paths(drawn, from_anchors)])
+        count = self.config.batch_size - from_replay - from_anchors
+        if self.target.is_conditional:  # new paths go to the contexts of remembered ones, so these are drawn first
+            drawn, anchored = self._draw(from_replay, from_anchors)
+            fresh = share_of_contexts(self.config.contexts_per_batch, count, self.config.batch_size)
+            context = self._new_contexts(
+                count, fresh, [rows["context"] for rows in (drawn, anchored) if rows is not None]
+            )
+            new = self._collect(count, context, scale=scale, added=added)
+        else:
+            new = self._collect(count, scale=scale, added=added)
+            drawn, anchored = self._draw(from_replay, from_anchors)
+        batch = TensorDict.cat([new, *self._remembered_paths(drawn, anchored)])
         if drawn is not None and self.config.replay.beta > 0:
             ones = drawn["weight"].new_ones
             batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
@@ -260,9 +287,29 @@ class Trainer:
         from_anchors = 0 if self.anchors is None else round(remembered * self.config.anchors.share)
         return (remembered - from_anchors if len(self.replay) else 0), from_anchors
 
-    def _collect(self, n: int, *, scale: float, added: float) -> TensorDict:
+    def _draw(self, from_replay: int, from_anchors: int) -> tuple[TensorDict | None, TensorDict | None]:
+        """Rows of the next batch from the agent's own memory, and from the anchors."""
+
+        def contexts(rows: int) -> int | None:
+            if not self.target.is_conditional:
+                return None
+            return share_of_contexts(self.config.contexts_per_batch, rows, self.config.batch_size)
+
+        drawn = self.replay.draw(from_replay, contexts(from_replay)) if from_replay else None
+        anchored = None
+        if self.anchors is not None and from_anchors:
+            anchored = self.anchors.draw(from_anchors, contexts(from_anchors))
+        return drawn, anchored
+
+    def _new_contexts(self, n: int, fresh: int, remembered: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Contexts `[n, c]` of new paths; None of an unconditional target."""
+        if not self.target.is_conditional:
+            return None
+        return contexts_of_new_rows(self.target, n, fresh, torch.cat(list(remembered)) if remembered else None)
+
+    def _collect(self, n: int, context: torch.Tensor | None = None, *, scale: float, added: float) -> TensorDict:
         """New paths of the generation policy, widened by exploration."""
-        paths = self.agent.generate(n, self.target, scale=scale, added=added)
+        paths = self.agent.generate(n, self.target, context=context, scale=scale, added=added)
         paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
         return paths
 
@@ -270,24 +317,27 @@ class Trainer:
         inside = paths["log_reward"] > self.config.log_reward_floor
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
         columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
+        if self.target.is_conditional:
+            columns["context"] = paths["context"]
         self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside])
 
-    def _remembered_paths(self, drawn: TensorDict | None, from_anchors: int) -> list[TensorDict]:
+    def _remembered_paths(self, drawn: TensorDict | None, anchored: TensorDict | None) -> list[TensorDict]:
         """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed."""
         parts: list[TensorDict] = []
         terminal = []
         if drawn is not None and self.config.replay.contents == "path":
-            paths = drawn.select("state", "log_reward")
+            paths = drawn.select("state", "log_reward", "context", strict=False)
             if self.agent.needs_score:
-                paths["score"] = self.target.value_and_score(paths["state"])[1]
+                paths["score"] = self.target.value_and_score(paths["state"], paths.get("context", None))[1]
             parts.append(paths)
         elif drawn is not None:
-            terminal.append(drawn.select("state", "log_reward"))
-        if self.anchors is not None and from_anchors:
-            terminal.append(self.anchors.draw(from_anchors))
+            terminal.append(drawn.select("state", "log_reward", "context", strict=False))
+        if anchored is not None:
+            terminal.append(anchored)
         if terminal:
             rows = TensorDict.cat(terminal)
-            parts.append(self.agent.destroy(rows["state"], self.target, rows["log_reward"]))
+            context = rows.get("context", None)
+            parts.append(self.agent.destroy(rows["state"], self.target, rows["log_reward"], context=context))
         return parts
 
     # Save and restore ---------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from torchrl.objectives import LossModule
 
 from ...agents.agent import Agent
 from ...envs.errors import InputError
+from .context_centre import context_groups, group_mean, group_median
 
 __all__ = ["PathObjective"]
 
@@ -37,7 +38,8 @@ class PathObjective(LossModule):
             between narrow modes do not drown all others; infinite for the plain squares.
 
     In keys: a trajectory (`state`, `log_reward`, `score` where the agent reads it) and optionally `weight` `[B]`, the
-    importance correction of replay.
+    importance correction of replay. A conditional agent reads `context` `[B, c]`; rows with equal ones are a group, and
+    log Z is log Z(c), `[B]`.
 
     Out keys: `loss_generation`, `loss_destruction` (zero when nothing is learned there), `loss_log_z`, all scalars, and
     `log_ratio`, the detached online D `[B]` from which new priorities are made.
@@ -52,7 +54,7 @@ class PathObjective(LossModule):
         >>> target = get_target("gmm25")
         >>> class MeanAbsolute(PathObjective):  # another loss of D takes one function
         ...     @staticmethod
-        ...     def loss_of_log_ratio(log_ratio, log_z, weight, bound):
+        ...     def loss_of_log_ratio(log_ratio, log_z, weight, bound, group):
         ...         return weighted_mean((log_ratio + log_z).abs(), weight)
         >>> agent = build_agent(target.space, scale=target.scale, steps=3)
         >>> objective = MeanAbsolute(agent, destruction=VarGrad, use_targets=False)
@@ -90,15 +92,21 @@ class PathObjective(LossModule):
 
     @staticmethod
     @abstractmethod
-    def loss_of_log_ratio(log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float) -> Tensor:
-        """Scalar loss of the D's `[B]`, given the (detached) log Z, optional row weights `[B]` and residual bound."""
+    def loss_of_log_ratio(
+        log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float, group: Tensor | None
+    ) -> Tensor:
+        """Scalar loss of the D's `[B]`.
+
+        Given are the (detached) log Z, optional row weights `[B]`, the residual bound and, of a conditional agent, the
+        `context_groups` `[B]`.
+        """
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of trajectories (class docstring)."""
         weight = tensordict.get("weight", None)
         log_reward = tensordict["log_reward"]
         with self.agent_params.to_module(self.agent):
-            log_z = self.agent.log_z
+            log_z = self.agent.log_z_given(tensordict.get("context", None))
             features = self.agent.path_features(tensordict)  # nothing to learn in them: computed once for both passes
             online = self.agent.path_log_probs(tensordict, features)
         generation, destruction = online.generation.sum(-1), online.destruction.sum(-1)
@@ -108,19 +116,26 @@ class PathObjective(LossModule):
                 other = self.agent.path_log_probs(tensordict, features)
             seen_generation, seen_destruction = other.generation.sum(-1), other.destruction.sum(-1)
         rest = online.initial - log_reward
-        given = (log_z.detach(), weight, self.residual_bound)
+        group = context_groups(tensordict) if self.agent.context_space is not None else None
+        given = (log_z.detach(), weight, self.residual_bound, group)
         log_ratio = (rest + generation - destruction).detach()
         losses = {
             "loss_generation": self.loss_of_log_ratio(rest + generation - seen_destruction, *given),
             "loss_destruction": (
                 self.destruction_loss(rest + seen_generation - destruction, *given)
                 if self.agent.destruction.learned
-                else torch.zeros_like(log_z)
+                else torch.zeros_like(self.agent.log_z)
             ),
-            "loss_log_z": (log_z + weighted_mean(log_ratio, weight)).square(),
+            "loss_log_z": self._loss_log_z(log_z, log_ratio, weight),
             "log_ratio": log_ratio,
         }
         return TensorDict(losses, batch_size=[])
+
+    def _loss_log_z(self, log_z: Tensor, log_ratio: Tensor, weight: Tensor | None) -> Tensor:
+        if self.agent.context_space is None:
+            return (log_z + weighted_mean(log_ratio, weight)).square()
+        # The same gradient where nothing is bounded; a network does not get over outliers as one number does.
+        return weighted_mean(robust_square(log_z + log_ratio, self.residual_bound), weight)
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
@@ -141,12 +156,25 @@ def robust_square(residual: Tensor, bound: float) -> Tensor:
     return torch.where(size <= bound, residual.square(), bound * (2.0 * size - bound))
 
 
-def robust_center(values: Tensor, weight: Tensor | None, bound: float, iterations: int = 10) -> Tensor:
-    """Detached centre of `values` `[B]` that minimises the mean `robust_square` around it; the mean when unbounded."""
+def robust_center(
+    values: Tensor, weight: Tensor | None, bound: float, group: Tensor | None = None, iterations: int = 10
+) -> Tensor:
+    """Detached centre of `values` `[B]` that minimises the mean `robust_square` around it; the mean when unbounded.
+
+    With groups `[B]`, every row has the centre of its own group, `[B]`.
+
+    Example:
+        >>> robust_center(torch.tensor([1.0, 3.0, 7.0]), None, math.inf, group=torch.tensor([0, 0, 1]))
+        tensor([2., 2., 7.])
+    """
     values = values.detach()
+
+    def mean(values: Tensor) -> Tensor:
+        return weighted_mean(values, weight) if group is None else group_mean(values, weight, group)
+
     if bound == math.inf:
-        return weighted_mean(values, weight)
-    center = values.median()
+        return mean(values)
+    center = values.median() if group is None else group_median(values, group)
     for _ in range(iterations):
-        center = center + weighted_mean((values - center).clamp(-bound, bound), weight)
+        center = center + mean((values - center).clamp(-bound, bound))
     return center

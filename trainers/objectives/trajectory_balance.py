@@ -1,7 +1,8 @@
 r"""Trajectory balance: E[(D(τ) + log Z)²], with a learned log Z.
 
 Off-policy safe: any behaviour with full support has its minimum at D constant = −log Z. The gradient of log Z is that
-of the same square, taken with the online D. Source: arXiv 2201.13259 (TB); arXiv 2506.01541 (for both policies).
+of the same square, taken with the online D. For a conditional target log Z is a function of the context, log Z(c).
+Source: arXiv 2201.13259 (TB); arXiv 2506.01541 (for both policies).
 """
 
 from torch import Tensor
@@ -26,6 +27,8 @@ class TrajectoryBalance(PathObjective):
     """
 
     @staticmethod
-    def loss_of_log_ratio(log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float) -> Tensor:
+    def loss_of_log_ratio(
+        log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float, group: Tensor | None
+    ) -> Tensor:
         """E[(D + log Z)²]; with a bound, its robust square."""
         return weighted_mean(robust_square(log_ratio + log_z, bound), weight)
