@@ -275,6 +275,9 @@ class Trainer:
         else:
             self.skipped += 1
         log_ratio = losses["log_ratio"]
+        if self.target.is_conditional:  # priorities compare rows of different contexts: by what is wrong within each
+            with torch.no_grad():
+                log_ratio = log_ratio + self.agent.log_z_given(batch["context"])
         if drawn is not None:
             self.replay.update(drawn["index"], log_ratio[len(new) : len(new) + from_replay])
         if self.config.replay.share > 0:

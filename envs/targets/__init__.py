@@ -14,5 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "funnel": ["Funnel"],
         "many_well": ["ManyWell"],
         "mixtures": ["GaussianMixture", "gmm25", "gmm25_narrow", "gmm40"],
+        "vae_posterior": ["Decoder", "VAEPosterior"],
     },
 )
