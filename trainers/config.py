@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Contents = Literal["terminal", "path"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "exponential"]
 Precision = Literal["float32", "float64"]
 
 OPTIMISERS = ("generation_optimiser", "destruction_optimiser", "log_z_optimiser")
@@ -102,7 +102,9 @@ class OptimiserConfig:
     warmup: int = 100
     """Iterations of linear warm-up."""
     schedule: Schedule = "cosine"
-    """Decay of the learning rates to zero over the run, or none."""
+    """Decay of the learning rates: cosine (to zero over the run), constant, or exponential (by `decay`)."""
+    decay: float = 0.9999
+    """Factor of the exponential schedule per iteration, in (0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,10 @@ class TrainConfig:
     generation_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser of the generation policy and of the shared backbone."""
     destruction_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Optimiser of the destruction policy."""
+    """Optimiser of the destruction policy. Joint training is sensitive to the ratio of its rate (and table_rate) to
+    those of the generation optimiser: 3e-4 is a tenth of the defaults."""
+    single_optimiser: bool = False
+    """Train both policies by generation_optimiser, whose rates and (joint) clipping then hold for destruction too."""
     log_z_optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(rate=1e-1))
     """Optimiser of log Z."""
     log_every: int = 50
@@ -197,6 +202,10 @@ class TrainConfig:
             value = self._lookup(name)
             if not value > 0 or (value == float("inf") and not name.endswith("clip_norm")):
                 raise InputError(f"{name}: expected a finite number > 0, got {value!r}")
+        for name in (f"{name}.decay" for name in OPTIMISERS):
+            value = self._lookup(name)
+            if not 0.0 < value <= 1.0:
+                raise InputError(f"{name}: expected a number > 0 and <= 1, got {value!r}")
         if self.residual_bound is not None and not self.residual_bound > 0:
             raise InputError(f"residual_bound: expected a number > 0 (nats), got {self.residual_bound!r}")
         for name in ("target_rate", "replay.share", "anchors.share", "replay.uniform_mixture", "replay.beta"):

@@ -1,4 +1,4 @@
-"""Separate optimisers for generation, destruction and log Z, each with its own rates, schedule and clipping."""
+"""Optimisers of generation, destruction and log Z, each with its own rates, schedule and clipping; or one for both."""
 
 import math
 from collections.abc import Mapping
@@ -21,6 +21,8 @@ def _schedule(config: OptimiserConfig, iterations: int) -> Any:
         warm = min(1.0, (iteration + 1) / (config.warmup + 1))
         if config.schedule == "constant":
             return warm
+        if config.schedule == "exponential":
+            return warm * config.decay**iteration
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, iteration / iterations)))
 
     return factor
@@ -29,12 +31,14 @@ def _schedule(config: OptimiserConfig, iterations: int) -> Any:
 class Optimisers:
     """Adam per policy: rates, warm-up and decay, and clipping are each optimiser's own.
 
-    A shared backbone belongs to the generation optimiser and receives the gradients of both losses.
+    A shared backbone belongs to the generation optimiser and receives the gradients of both losses. With a single
+    optimiser, both policies take the rates of `generation`, and are clipped by the norm of their joint gradient.
 
     Args:
         agent: whose parameters are trained.
         configs: rates, schedule and clipping of the optimisers `generation`, `destruction` and `log_z`.
         iterations: length of the run, over which the cosine schedule decays.
+        single: one optimiser, `generation`, for both policies; `log_z` keeps its own.
 
     Example:
         >>> from ebbflow.agents import build_agent
@@ -45,12 +49,16 @@ class Optimisers:
         ['destruction', 'generation', 'log_z']
     """
 
-    def __init__(self, agent: Agent, configs: Mapping[str, OptimiserConfig], iterations: int) -> None:
+    def __init__(
+        self, agent: Agent, configs: Mapping[str, OptimiserConfig], iterations: int, *, single: bool = False
+    ) -> None:
         self.configs = configs
         destruction = [*agent.destruction.parameters()]
         if agent.destruction_backbone is not None:
             destruction += agent.destruction_backbone.parameters()
         generation = [*agent.backbone.parameters(), *agent.generation.parameters()]
+        if single:
+            generation, destruction = generation + destruction, []
         tables = {id(p) for name, p in agent.named_parameters() if name.endswith("table")}
 
         def adam(parameters: list[nn.Parameter], config: OptimiserConfig) -> Adam:

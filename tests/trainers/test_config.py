@@ -111,6 +111,7 @@ WHOLE = {
 RATES = [f"{name}.{what}" for name in OPTIMISERS for what in ("rate", "table_rate", "clip_norm")]
 NUMBERS = {
     **{name: ([1e-9, 10.0], [0.0, -1.0, math.nan]) for name in RATES},
+    **{f"{name}.decay": ([1e-9, 1.0], [0.0, -1.0, 1.01, math.nan]) for name in OPTIMISERS},
     "anchors.initial_scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
     "scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
     "log_reward_floor": ([-1e-9, -1e30], [0.0, 1.0, -math.inf, math.nan]),
