@@ -15,10 +15,12 @@ import torch
 import tyro
 from rows import Row, group, read, run_missing, write_table
 
+from ebbflow.agents import build_agent
 from ebbflow.buffers.annealing import annealed_smc
 from ebbflow.envs.registry import get_target
 from ebbflow.envs.targets.many_well import ManyWell
 from ebbflow.trainers.config import TrainConfig
+from ebbflow.trainers.evaluation import exact_samples, looking_on
 from ebbflow.trainers.metrics import mode_coverage, mode_shares, sinkhorn_divergence
 
 TARGETS = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32")
@@ -55,8 +57,9 @@ def run_one(key: Row) -> Row:
     begun, cpu = time.perf_counter(), time.process_time()
     found = annealed_smc(target, particles, initial_std=std, temperatures=temperatures, moves=RECIPE.anchors.moves)
     row: Row = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
-    torch.manual_seed(2**32 + key["seed"])  # exact samples on a stream of their own
-    exact, second = target.sample(10_000), target.sample(10_000)
+    agent = build_agent(target.space, scale=target.scale, steps=1)  # asked for nothing but the evaluation's own samples
+    with looking_on(agent, target, seed=0):
+        exact, second = exact_samples(agent, target, 10_000), exact_samples(agent, target, 1_000)
     row |= {
         "particles": particles,
         "temperatures": temperatures,

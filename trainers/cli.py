@@ -1,4 +1,4 @@
-"""The command line `ebbflow`: train, resume, evaluate, sample, report, targets; torch is imported when work begins.
+"""The command line `ebbflow`; torch is imported when work begins.
 
 Mistakes in what the user gave end in one line on standard error and exit code 2 (with `--debug`: the traceback); an
 interrupted training ends in exit code 130 after saving.
@@ -157,6 +157,49 @@ class Report(_Command):
 
 
 @dataclass(frozen=True)
+class Compare(_Command):
+    """Tabulate finished runs: mean ± standard deviation over seeds, beside the settings that differ."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
+    """Run folders, folders that hold some, or patterns such as 'runs/gmm25-*'."""
+    csv: Path | None = None
+    """Write the table as CSV, too."""
+    markdown: Path | None = None
+    """Write the table as Markdown, too."""
+    figure: Path | None = None
+    """Draw the bounds and their width (.png, .pdf or .svg)."""
+    as_json: Annotated[_Switch, tyro.conf.arg(name="json")] = False
+    """Print the table as JSON, and nothing else, on standard output."""
+
+    def run(self) -> int:
+        """Compare."""
+        from .comparison import find_runs, group_runs
+        from .tabulation import as_csv, as_json, as_markdown, print_table
+
+        if self.figure is not None and self.figure.suffix not in (".png", ".pdf", ".svg"):
+            raise InputError(f"figure: expected a file name ending in .png, .pdf or .svg, got {str(self.figure)!r}")
+        runs, remarks = find_runs(self.runs)
+        groups = group_runs(runs)
+        for remark in remarks:
+            print(f"ebbflow: {remark}", file=sys.stderr)
+        if self.csv is not None:
+            self.csv.write_text(as_csv(groups), encoding="utf-8")
+        if self.markdown is not None:
+            self.markdown.write_text(f"{as_markdown(groups)}\n", encoding="utf-8")
+        if self.figure is not None:
+            from .figures.comparison import write_comparison
+
+            write_comparison(self.figure, groups)
+        if self.as_json:
+            print(as_json(groups))
+        else:
+            from rich.console import Console
+
+            print_table(groups, Console())
+        return 0
+
+
+@dataclass(frozen=True)
 class Targets(_Command):
     """List the targets that can be named."""
 
@@ -180,6 +223,7 @@ COMMANDS: dict[str, type[_Command]] = {
     "evaluate": Evaluate,
     "sample": Sample,
     "report": Report,
+    "compare": Compare,
     "targets": Targets,
 }
 

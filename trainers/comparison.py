@@ -71,10 +71,10 @@ def _difference(
 NUMBERS = (
     Number("elbo_gap", "ELBO gap", 2, _gap("elbo")),
     Number("eubo_gap", "EUBO gap", 2, _gap("eubo")),
-    Number("eubo_median_gap", "EUBO median gap", 2, _gap("eubo_median")),
+    Number("eubo_median_gap", "median gap", 2, _gap("eubo_median")),
     Number("elbo", "ELBO", 2, _without_truth("elbo")),
     Number("eubo", "EUBO", 2, _without_truth("eubo")),
-    Number("eubo_median", "EUBO median", 2, _without_truth("eubo_median")),
+    Number("eubo_median", "median", 2, _without_truth("eubo_median")),
     Number("width", "width", 2, _difference(_plain("eubo"), _plain("elbo"))),
     # What is left of the width where the mean of the EUBO is all tail.
     Number("median_width", "median width", 2, _difference(_plain("eubo_median"), _plain("elbo"))),
@@ -88,7 +88,7 @@ NUMBERS = (
     Number("mode_coverage", "modes", 2, _plain("mode_coverage")),
     Number("worst_right_mass_error", "worst well", 3, _plain("worst_right_mass_error")),
     Number("energy_calls", "energy calls", 0, _plain("energy_calls")),
-    Number("gradient_calls", "gradient calls", 0, _plain("gradient_calls")),
+    Number("gradient_calls", "gradients", 0, _plain("gradient_calls")),
     Number("seconds", "seconds", 0, _plain("seconds")),
     Number("cpu_seconds", "CPU seconds", 0, _plain("cpu_seconds")),
 )

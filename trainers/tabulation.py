@@ -20,6 +20,12 @@ from .run_folder import flatten
 
 __all__ = ["as_csv", "as_json", "as_markdown", "print_table"]
 
+Column = tuple[str, list[str]]  # title and a cell for each group
+
+SHOWN = (  # to people; files for programs hold all
+    *("elbo_gap", "eubo_gap", "eubo_median_gap", "elbo", "eubo", "eubo_median", "width", "log_z_error", "log_z"),
+    *("ess_reverse", "sinkhorn", "mode_coverage", "energy_calls", "gradient_calls", "seconds"),
+)
 _PADDING = 2
 
 
@@ -38,7 +44,7 @@ def as_text(summary: Summary | None, number: Number, runs: int) -> str:
     return text if summary.runs == runs else f"{text} ({summary.runs} of {runs})"
 
 
-def _columns(groups: Sequence[Group], names: Sequence[str] | None = None) -> list[tuple[Number, list[str]]]:
+def _columns(groups: Sequence[Group], names: Sequence[str] | None) -> list[tuple[Number, list[str]]]:
     """Numbers that some group has (of `names`, if given), each with its cells."""
     found = []
     for number in NUMBERS:
@@ -54,41 +60,45 @@ def _labels(groups: Sequence[Group]) -> list[str]:
 
 
 def print_table(groups: Sequence[Group], console: Console) -> None:
-    """Print a table as wide as the console; columns that do not fit go below, beside the same labels.
+    """Print a table as wide as the console.
+
+    Where it does not fit, groups are numbered and told first, and the columns go into as many tables as they need.
 
     Example:
-        >>> group = Group({"target": "mine"}, [{"elbo": -1.0, "eubo": 0.5, "seconds": 60.0}])
-        >>> print_table([group], Console(width=22))
-        target  ELBO   EUBO
-        mine    -1.00  0.50
+        >>> groups = [Group({"target": "mine"}, [{"elbo": -1.0, "eubo": 0.5, "seconds": 60.0}])]
+        >>> print_table(groups, Console(width=80))
+        target  ELBO   EUBO  width  seconds
+        mine    -1.00  0.50  1.50   60
+        >>> print_table(groups, Console(width=20))
+        #  target
+        1  mine
         <BLANKLINE>
-        target  width  seconds
-        mine    1.50   60
+        #  ELBO   EUBO
+        1  -1.00  0.50
+        <BLANKLINE>
+        #  width  seconds
+        1  1.50   60
     """
     labels = [(name, [group.labels.get(name, "") for group in groups]) for name in _labels(groups)]
-    rest = [(number.title, cells) for number, cells in _columns(groups)]
-    first = True
-    while rest or first:
-        block: list[tuple[str, list[str]]] = []
-        room = console.width + _PADDING - sum(map(_width, labels))
-        while rest and (not block or _width(rest[0]) <= room):
-            room -= _width(rest[0])
+    rest = [(number.title, cells) for number, cells in _columns(groups, SHOWN)]
+    if _width([*labels, *rest]) > console.width:
+        number = ("#", [str(i) for i in range(1, len(groups) + 1)])
+        console.print(_table([number, *labels]))
+        console.print()
+        labels = [number]
+    while True:
+        block = [*labels, *rest[:1]]
+        rest = rest[1:]
+        while rest and _width([*block, rest[0]]) <= console.width:
             block.append(rest.pop(0))
-        table = Table(box=None, pad_edge=False, padding=(0, _PADDING, 0, 0), header_style="dim")
-        for title, _ in labels:
-            table.add_column(Text(title), overflow="fold")
-        for title, _ in block:
-            table.add_column(Text(title), no_wrap=True)
-        for row in range(len(groups)):
-            table.add_row(*(Text(cells[row]) for _, cells in (*labels, *block)))
-        if not first:
-            console.print()
-        console.print(table)
-        first = False
+        console.print(_table(block))
+        if not rest:
+            return
+        console.print()
 
 
-def as_markdown(groups: Sequence[Group], names: Sequence[str] | None = None) -> str:
-    """A Markdown table of the numbers called `names`, by default of all that any group has.
+def as_markdown(groups: Sequence[Group], names: Sequence[str] = SHOWN) -> str:
+    """A Markdown table of the numbers called `names`, of those that any group has.
 
     Example:
         >>> print(as_markdown([Group({"target": "mine"}, [{"seconds": 2}, {"seconds": 4}])]))
@@ -115,7 +125,7 @@ def as_json(groups: Sequence[Group]) -> str:
     """
     records = []
     for group in groups:
-        summaries = {number.name: group.summary(number.name) for number, _ in _columns(groups)}
+        summaries = {number.name: group.summary(number.name) for number, _ in _columns(groups, None)}
         numbers = {
             name: None if summary is None else {key: _finite(value) for key, value in summary._asdict().items()}
             for name, summary in summaries.items()
@@ -137,7 +147,7 @@ def as_csv(groups: Sequence[Group]) -> str:
         record = {**group.record, **flatten(group.record.get("settings", {}))}
         record.pop("settings", None)
         row = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in record.items()}
-        for number, _ in _columns(groups):
+        for number, _ in _columns(groups, None):
             summary = group.summary(number.name)
             row[number.name] = None if summary is None else summary.mean
             row[f"{number.name}_sd"] = None if summary is None else summary.sd
@@ -149,9 +159,18 @@ def as_csv(groups: Sequence[Group]) -> str:
     return text.getvalue()
 
 
-def _width(column: tuple[str, list[str]]) -> int:
-    title, cells = column
-    return max(cell_len(line) for cell in (title, *cells) for line in cell.split("\n")) + _PADDING
+def _table(columns: Sequence[Column]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, _PADDING, 0, 0), header_style="dim")
+    for title, _ in columns:
+        table.add_column(Text(title), overflow="fold")
+    for row in zip(*(cells for _, cells in columns), strict=True):
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _width(columns: Sequence[Column]) -> int:
+    widest = [max(cell_len(line) for cell in (title, *cells) for line in cell.split("\n")) for title, cells in columns]
+    return sum(widest) + _PADDING * (len(columns) - 1)
 
 
 def _finite(value: float | None) -> float | None:
