@@ -51,7 +51,7 @@ def run_one(config: TrainConfig) -> Row:
     try:
         trainer.train()
         cpu_seconds = time.process_time() - begun
-        row: Row = evaluate_run(trainer, samples=10_000)
+        row: Row = evaluate_run(trainer)
     except InputError as error:
         return {"failed": str(error), "failed_at": trainer.iteration, "cpu_seconds": time.process_time() - begun}
     row["cpu_seconds"] = cpu_seconds

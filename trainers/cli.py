@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..envs.errors import InputError
-from .config import SEEDS, TrainConfig, load_preset
+from .config import SEEDS, TrainConfig, describe_presets, load_preset
 
 __all__ = ["main"]
 
@@ -39,7 +39,7 @@ class Train(_Command):
     """What to sample: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
     out: Path | None = None
     """Run folder; by default runs/TARGET."""
-    preset: str | None = None
+    preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"(one of {describe_presets()})")] = None
     """Start from the settings of a preset, or of any run's config.json; flags override them."""
     overwrite: _Switch = False
     """Replace an earlier run in the same folder."""
@@ -160,7 +160,7 @@ class Report(_Command):
 class Compare(_Command):
     """Tabulate finished runs: mean ± standard deviation over seeds, beside the settings that differ."""
 
-    runs: tyro.conf.Positional[tuple[str, ...]] = tyro.MISSING
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")] = ("runs",)
     """Run folders, folders that hold some, or patterns such as 'runs/gmm25-*'."""
     csv: Path | None = None
     """Write the table as CSV, too."""

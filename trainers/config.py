@@ -5,8 +5,10 @@ A run's `config.json` holds every field, so it is also a preset: presets under `
 
 import dataclasses
 import json
+import re
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ __all__ = [
     "OptimiserConfig",
     "ReplayConfig",
     "TrainConfig",
+    "describe_presets",
     "list_presets",
     "load_preset",
 ]
@@ -294,6 +297,33 @@ def list_presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.json"))
 
 
+def describe_presets(names: Sequence[str] | None = None) -> str:
+    """The presets (or `names`) in few words: what is called TARGET-tSTEPS-POLICY is told together.
+
+    Example:
+        >>> describe_presets(["ring-t10-fixed", "ring-t5-fixed", "well-t10-fixed", "well-t5-fixed", "digits"])
+        '{ring, well}-t{5, 10}-fixed, digits'
+    """
+    policies: dict[tuple[str, int], list[str]] = {}
+    steps: dict[tuple[str, str], list[int]] = {}
+    targets: dict[str, list[str]] = {}
+    others = []
+    for name in sorted(list_presets() if names is None else names):
+        if match := re.fullmatch(r"(.+)-t(\d+)-([a-z]+)", name):
+            policies.setdefault((match[1], int(match[2])), []).append(match[3])
+        else:
+            others.append(name)
+    for (target, count), found in sorted(policies.items()):
+        steps.setdefault((target, _choice(found)), []).append(count)
+    for (target, policy), counts in steps.items():
+        targets.setdefault(f"-t{_choice(counts)}-{policy}", []).append(target)
+    return ", ".join([*(_choice(found) + rest for rest, found in targets.items()), *others])
+
+
+def _choice(options: Sequence[object]) -> str:
+    return str(options[0]) if len(options) == 1 else "{" + ", ".join(map(str, options)) + "}"
+
+
 def load_preset(name: str) -> TrainConfig:
     """Settings of a preset by name, or of a .json file by path.
 
@@ -302,7 +332,7 @@ def load_preset(name: str) -> TrainConfig:
     """
     path = Path(name) if name.endswith(".json") else PRESETS / f"{name}.json"
     if not path.is_file():
-        raise InputError(f"preset: expected one of {list_presets()} or a .json file, got {name!r}")
+        raise InputError(f"preset: expected one of [{describe_presets()}] or a .json file, got {name!r}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
