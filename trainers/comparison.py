@@ -90,7 +90,7 @@ NUMBERS = (
     Number("energy_calls", "energy calls", 0, _plain("energy_calls")),
     Number("gradient_calls", "gradients", 0, _plain("gradient_calls")),
     Number("seconds", "seconds", 0, _plain("seconds")),
-    Number("cpu_seconds", "CPU seconds", 0, _plain("cpu_seconds")),
+    Number("cpu_seconds", "CPU seconds", 1, _plain("cpu_seconds")),
 )
 
 
