@@ -30,7 +30,7 @@ from typing import Annotated
 
 import torch
 import tyro
-from quality import commit
+from rows import commit
 from tensordict import TensorDict
 from torch import Tensor
 

@@ -1,55 +1,60 @@
-"""Few-step quality: one recipe, all targets, three policies, several seeds; rows as they finish, tables from the rows.
+"""Few-step quality: one recipe, all targets, three policies, several numbers of steps and seeds.
 
-    python benchmarks/quality.py run --rows benchmarks/results/quality.jsonl
+    python benchmarks/quality.py run --rows benchmarks/results/quality.jsonl --steps 5 10 20
     python benchmarks/quality.py run --rows benchmarks/results/settings.jsonl --targets gmm40 --variants adaptive \
         --seeds 0 --label width64 --settings '{"agent": {"width": 64}}'
     python benchmarks/quality.py table --rows benchmarks/results/quality.jsonl --out benchmarks/results/quality.md
+    python benchmarks/quality.py presets
 
-Every run uses one thread. A row that is already there (same label, target, variant, seed) is not run again, so that an
-interrupted benchmark goes on where it stopped.
+Every run uses one thread. A row that is already there (same label, target, variant, steps and seed) is not run again,
+so that an interrupted benchmark goes on where it stopped. `presets` writes the settings of the table as presets.
 """
 
 import json
-import statistics
-import subprocess
-from collections import defaultdict
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
+from rows import Row, group, read, run_missing, write_table
 
+from ebbflow.envs.errors import InputError
 from ebbflow.envs.registry import get_target
 from ebbflow.envs.targets.many_well import ManyWell
-from ebbflow.trainers.config import TrainConfig
+from ebbflow.trainers.config import PRESETS, TrainConfig
 from ebbflow.trainers.evaluation import looking_on, sample_agent
 from ebbflow.trainers.train import evaluate_run
 from ebbflow.trainers.trainer import Trainer
 
 TARGETS = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32")
 VARIANTS = ("fixed", "generation", "adaptive")
+STEPS = (5, 10, 20)
+SHOWN = ("sandwich_width", "elbo", "eubo", "eubo_median", "true_log_z", "ess_reverse", "mode_coverage", "seconds")
 
 
-def commit() -> str:
-    """Short hash of the code that ran, with a + where it had uncommitted changes."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-
-    name = git("rev-parse", "--short", "HEAD")
-    changed = git("status", "--porcelain", "--", "../agents", "../envs", "../buffers", "../trainers")
-    return name + ("+" if changed else "")
+def configure(key: Row, settings: dict[str, Any]) -> TrainConfig:
+    """Settings of a run; what is left out keeps its default."""
+    if clash := set(settings) & set(key):
+        raise InputError(f"settings: expected what is not given otherwise, got {', '.join(sorted(clash))}")
+    fixed = {name: key[name] for name in ("target", "steps", "seed")}
+    config = TrainConfig.from_dict(settings | fixed | {"threads": 1}, origin="settings")
+    return replace(config, agent=config.agent.variant(key["variant"]))
 
 
-def run_one(target_name: str, variant: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-    fixed = {"target": target_name, "seed": seed, "threads": 1}
-    config = TrainConfig.from_dict(settings | fixed, origin="settings")  # what is left out keeps its default
-    config = replace(config, agent=config.agent.variant(variant))
-    target = get_target(target_name)
+def run_one(config: TrainConfig) -> Row:
+    """Train and evaluate; a training that cannot go on gives a row that says so."""
+    target = get_target(config.target)
     trainer = Trainer(target, config)
-    trainer.train()
-    row = evaluate_run(trainer, samples=10_000)
+    begun = time.process_time()
+    try:
+        trainer.train()
+        cpu_seconds = time.process_time() - begun
+        row: Row = evaluate_run(trainer)
+    except InputError as error:
+        return {"failed": str(error), "failed_at": trainer.iteration, "cpu_seconds": time.process_time() - begun}
+    row["cpu_seconds"] = cpu_seconds
     if isinstance(target, ManyWell):
         with looking_on(trainer.evaluated_agent, target, seed=1):
             right = target.right_masses(sample_agent(trainer.evaluated_agent, target, 20_000)["x"])
@@ -59,87 +64,79 @@ def run_one(target_name: str, variant: str, seed: int, settings: dict[str, Any])
     return row
 
 
-def read(rows: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in rows.read_text().splitlines()] if rows.is_file() else []
+def run_all(rows: Path, cases: list[tuple[Row, dict[str, Any]]]) -> None:
+    """Run the cases (key and settings) that have no row yet; all settings are checked before the first one runs."""
+    torch.set_num_threads(1)
+    configs = {json.dumps(key): configure(key, settings) for key, settings in cases}
+    settings = {json.dumps(key): json.dumps(settings) for key, settings in cases}
+
+    def work(key: Row) -> Row:
+        name = json.dumps(key)
+        return run_one(configs[name]) | {"settings": settings[name]}
+
+    run_missing(rows, [key for key, _ in cases], work, SHOWN)
 
 
 def run(
     rows: Path,
     targets: tuple[str, ...] = TARGETS,
     variants: tuple[str, ...] = VARIANTS,
+    steps: tuple[int, ...] = (5,),
     seeds: tuple[int, ...] = (0, 1, 2),
     label: str = "recipe",
     settings: str = "{}",
 ) -> None:
     """Run what is missing, and append a row for each run."""
-    torch.set_num_threads(1)
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    done = {(r["label"], r["target"], r["variant"], r["seed"]) for r in read(rows)}
-    for seed in seeds:
-        for target in targets:
-            for variant in variants:
-                if (label, target, variant, seed) in done:
-                    continue
-                key = {"label": label, "target": target, "variant": variant, "seed": seed}
-                row = (
-                    key
-                    | run_one(target, variant, seed, json.loads(settings))
-                    | {"commit": commit(), "settings": settings}
-                )
-                with rows.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(
-                    f"{label} {target} {variant} seed {seed}: width {row['sandwich_width']:.2f} "
-                    f"(ELBO {row['elbo'] - row['true_log_z']:.2f}, EUBO {row['eubo'] - row['true_log_z']:.2f}, median "
-                    f"{row['eubo_median'] - row['true_log_z']:.2f}), ESS {row['ess_reverse']:.3f}, "
-                    f"modes {row['mode_coverage']}, {row['seconds']:.0f} s",
-                    flush=True,
-                )
+    cases = [
+        ({"label": label, "target": target, "variant": variant, "steps": count, "seed": seed}, json.loads(settings))
+        for seed in seeds
+        for count in steps
+        for target in targets
+        for variant in variants
+    ]
+    run_all(rows, cases)
 
 
-COLUMNS = (  # key, title, subtract the true log Z, digits
-    ("elbo", "ELBO gap", True, 2),
-    ("eubo", "EUBO gap", True, 2),
-    ("eubo_median", "EUBO median gap", True, 2),
-    ("sandwich_width", "width", False, 2),
-    ("median_width", "median width", False, 2),
-    ("log_z", "log Z error (IW)", True, 3),
-    ("ess_reverse", "ESS rev.", False, 3),
-    ("ess_forward", "ESS fwd.", False, 3),
-    ("sinkhorn", "Sinkhorn", False, 2),
-    ("mode_coverage", "modes", False, 2),
-    ("worst_right_mass_error", "worst well", False, 3),
-    ("energy_calls", "energy calls", False, 0),
-    ("seconds", "seconds", False, 0),
+NUMBERS = (
+    *("elbo_gap", "eubo_gap", "eubo_median_gap", "width", "median_width", "log_z_error", "ess_reverse", "ess_forward"),
+    *(
+        "sinkhorn",
+        "mode_coverage",
+        "worst_right_mass_error",
+        "energy_calls",
+        "gradient_calls",
+        "seconds",
+        "cpu_seconds",
+    ),
 )
+COLUMNS = {"label": "settings", "steps": "T", "target": "target", "variant": "policy"}
+HEADING = """# Few-step quality
 
+Command: `python benchmarks/quality.py run --rows benchmarks/results/quality.jsonl`, then `python benchmarks/quality.py table --rows benchmarks/results/quality.jsonl`.
+5,000 iterations of 256, defaults of `ebbflow train`; nats, gaps to the true log Z, mean ± standard deviation over the seeds named; one thread a run.
 
-def cell(group: list[dict[str, Any]], key: str, minus: bool, digits: int) -> str:
-    values = [r[key] - (r["true_log_z"] if minus else 0.0) for r in group if r.get(key) is not None]
-    if not values:
-        return ""
-    mean = f"{statistics.fmean(values):,.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):,.{digits}f}"
+"""  # noqa: E501
 
 
 def table(rows: Path, out: Path | None = None) -> None:
-    """Markdown table, mean ± standard deviation over seeds; nats, relative to the true log Z."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in read(rows):
-        row["median_width"] = row["eubo_median"] - row["elbo"]  # where the mean of the EUBO is all tail (funnel)
-        groups[row["label"], row["target"], row["variant"]].append(row)
-    lines = [
-        "| settings | target | policy | seeds | " + " | ".join(title for _, title, _, _ in COLUMNS) + " | commit |",
-        "|---|---|---|---|" + "---|" * (len(COLUMNS) + 1),
-    ]
-    for (label, target, variant), group in groups.items():
-        cells = [cell(group, key, minus, digits) for key, _, minus, digits in COLUMNS]
-        seeds = ", ".join(str(r["seed"]) for r in group)
-        commits = ", ".join(sorted({r["commit"] for r in group}))
-        lines.append(f"| {label} | {target} | {variant} | {seeds} | " + " | ".join(cells) + f" | {commits} |")
-    text = "\n".join(lines) + "\n"
-    print(text) if out is None else out.write_text(text)
+    """Markdown table by T, mean ± standard deviation over seeds; nats, relative to the true log Z."""
+    found = sorted(read(rows), key=lambda row: row["steps"])  # stable: otherwise in the order of the rows
+    write_table(group(found, COLUMNS), NUMBERS, out, HEADING)
+
+
+def presets() -> None:
+    """Write a preset for each row of the few-step table: the recipe, and what differs from the defaults."""
+    defaults = TrainConfig()
+    for target in TARGETS:
+        for steps in STEPS:
+            for variant in VARIANTS:
+                agent = defaults.agent.variant(variant)
+                changed = {k: v for k, v in vars(agent).items() if v != getattr(defaults.agent, k)}
+                # The recipe's length is said, so that another default does not change what the row was.
+                preset: Row = {"target": target, "steps": steps, "iterations": defaults.iterations, "threads": 1}
+                text = json.dumps(preset | ({"agent": changed} if changed else {}), indent=2)
+                (PRESETS / f"{target}-t{steps}-{variant}.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"run": run, "table": table})
+    tyro.extras.subcommand_cli_from_dict({"run": run, "table": table, "presets": presets})

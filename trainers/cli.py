@@ -1,4 +1,4 @@
-"""The command line `ebbflow`: train, resume, evaluate, sample, report, targets; torch is imported when work begins.
+"""The command line `ebbflow`; torch is imported when work begins.
 
 Mistakes in what the user gave end in one line on standard error and exit code 2 (with `--debug`: the traceback); an
 interrupted training ends in exit code 130 after saving.
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..envs.errors import InputError
-from .config import SEEDS, TrainConfig, load_preset
+from .config import SEEDS, TrainConfig, describe_presets, load_preset
 
 __all__ = ["main"]
 
@@ -39,7 +39,7 @@ class Train(_Command):
     """What to sample: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
     out: Path | None = None
     """Run folder; by default runs/TARGET."""
-    preset: str | None = None
+    preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"(one of {describe_presets()})")] = None
     """Start from the settings of a preset, or of any run's config.json; flags override them."""
     overwrite: _Switch = False
     """Replace an earlier run in the same folder."""
@@ -169,6 +169,49 @@ class Report(_Command):
 
 
 @dataclass(frozen=True)
+class Compare(_Command):
+    """Tabulate finished runs: mean ± standard deviation over seeds, beside the settings that differ."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN ...")] = ("runs",)
+    """Run folders, folders that hold some, or patterns such as 'runs/gmm25-*'."""
+    csv: Path | None = None
+    """Write the table as CSV, too."""
+    markdown: Path | None = None
+    """Write the table as Markdown, too."""
+    figure: Path | None = None
+    """Draw the bounds and their width (.png, .pdf or .svg)."""
+    as_json: Annotated[_Switch, tyro.conf.arg(name="json")] = False
+    """Print the table as JSON, and nothing else, on standard output."""
+
+    def run(self) -> int:
+        """Compare."""
+        from .comparison import find_runs, group_runs
+        from .tabulation import as_csv, as_json, as_markdown, print_table
+
+        if self.figure is not None and self.figure.suffix not in (".png", ".pdf", ".svg"):
+            raise InputError(f"figure: expected a file name ending in .png, .pdf or .svg, got {str(self.figure)!r}")
+        runs, remarks = find_runs(self.runs)
+        groups = group_runs(runs)
+        for remark in remarks:
+            print(f"ebbflow: {remark}", file=sys.stderr)
+        if self.csv is not None:
+            self.csv.write_text(as_csv(groups), encoding="utf-8")
+        if self.markdown is not None:
+            self.markdown.write_text(f"{as_markdown(groups)}\n", encoding="utf-8")
+        if self.figure is not None:
+            from .figures.comparison import write_comparison
+
+            write_comparison(self.figure, groups)
+        if self.as_json:
+            print(as_json(groups))
+        else:
+            from rich.console import Console
+
+            print_table(groups, Console())
+        return 0
+
+
+@dataclass(frozen=True)
 class Targets(_Command):
     """List the targets that can be named."""
 
@@ -192,6 +235,7 @@ COMMANDS: dict[str, type[_Command]] = {
     "evaluate": Evaluate,
     "sample": Sample,
     "report": Report,
+    "compare": Compare,
     "targets": Targets,
 }
 

@@ -5,8 +5,10 @@ A run's `config.json` holds every field, so it is also a preset: presets under `
 
 import dataclasses
 import json
+import re
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +24,13 @@ __all__ = [
     "OptimiserConfig",
     "ReplayConfig",
     "TrainConfig",
+    "describe_presets",
     "list_presets",
     "load_preset",
 ]
 
 Contents = Literal["terminal", "path"]
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "exponential"]
 Precision = Literal["float32", "float64"]
 
 OPTIMISERS = ("generation_optimiser", "destruction_optimiser", "log_z_optimiser")
@@ -104,7 +107,9 @@ class OptimiserConfig:
     warmup: int = 100
     """Iterations of linear warm-up."""
     schedule: Schedule = "cosine"
-    """Decay of the learning rates to zero over the run, or none."""
+    """Decay of the learning rates: cosine (to zero over the run), constant, or exponential (by `decay`)."""
+    decay: float = 0.9999
+    """Factor of the exponential schedule per iteration, in (0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,10 @@ class TrainConfig:
     generation_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser of the generation policy and of the shared backbone."""
     destruction_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Optimiser of the destruction policy."""
+    """Optimiser of the destruction policy. Joint training is sensitive to the ratio of its rate (and table_rate) to
+    those of the generation optimiser: 3e-4 is a tenth of the defaults."""
+    single_optimiser: bool = False
+    """Train both policies by generation_optimiser, whose rates and (joint) clipping then hold for destruction too."""
     log_z_optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(rate=1e-1))
     """Optimiser of log Z."""
     log_every: int = 50
@@ -207,6 +215,10 @@ class TrainConfig:
             value = self._lookup(name)
             if not value > 0 or (value == float("inf") and not name.endswith("clip_norm")):
                 raise InputError(f"{name}: expected a finite number > 0, got {value!r}")
+        for name in (f"{name}.decay" for name in OPTIMISERS):
+            value = self._lookup(name)
+            if not 0.0 < value <= 1.0:
+                raise InputError(f"{name}: expected a number > 0 and <= 1, got {value!r}")
         if self.residual_bound is not None and not self.residual_bound > 0:
             raise InputError(f"residual_bound: expected a number > 0 (nats), got {self.residual_bound!r}")
         for name in ("target_rate", "replay.share", "anchors.share", "replay.uniform_mixture", "replay.beta"):
@@ -295,6 +307,33 @@ def list_presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.json"))
 
 
+def describe_presets(names: Sequence[str] | None = None) -> str:
+    """The presets (or `names`) in few words: what is called TARGET-tSTEPS-POLICY is told together.
+
+    Example:
+        >>> describe_presets(["ring-t10-fixed", "ring-t5-fixed", "well-t10-fixed", "well-t5-fixed", "digits"])
+        '{ring, well}-t{5, 10}-fixed, digits'
+    """
+    policies: dict[tuple[str, int], list[str]] = {}
+    steps: dict[tuple[str, str], list[int]] = {}
+    targets: dict[str, list[str]] = {}
+    others = []
+    for name in sorted(list_presets() if names is None else names):
+        if match := re.fullmatch(r"(.+)-t(\d+)-([a-z]+)", name):
+            policies.setdefault((match[1], int(match[2])), []).append(match[3])
+        else:
+            others.append(name)
+    for (target, count), found in sorted(policies.items()):
+        steps.setdefault((target, _choice(found)), []).append(count)
+    for (target, policy), counts in steps.items():
+        targets.setdefault(f"-t{_choice(counts)}-{policy}", []).append(target)
+    return ", ".join([*(_choice(found) + rest for rest, found in targets.items()), *others])
+
+
+def _choice(options: Sequence[object]) -> str:
+    return str(options[0]) if len(options) == 1 else "{" + ", ".join(map(str, options)) + "}"
+
+
 def load_preset(name: str) -> TrainConfig:
     """Settings of a preset by name, or of a .json file by path.
 
@@ -303,7 +342,7 @@ def load_preset(name: str) -> TrainConfig:
     """
     path = Path(name) if name.endswith(".json") else PRESETS / f"{name}.json"
     if not path.is_file():
-        raise InputError(f"preset: expected one of {list_presets()} or a .json file, got {name!r}")
+        raise InputError(f"preset: expected one of [{describe_presets()}] or a .json file, got {name!r}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

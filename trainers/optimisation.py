@@ -1,4 +1,4 @@
-"""Separate optimisers for generation, destruction and log Z, each with its own rates, schedule and clipping."""
+"""Optimisers of generation, destruction and log Z, each with its own rates, schedule and clipping; or one for both."""
 
 import math
 from collections.abc import Mapping
@@ -21,6 +21,8 @@ def _schedule(config: OptimiserConfig, iterations: int) -> Any:
         warm = min(1.0, (iteration + 1) / (config.warmup + 1))
         if config.schedule == "constant":
             return warm
+        if config.schedule == "exponential":
+            return warm * config.decay**iteration
         return warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, iteration / iterations)))
 
     return factor
@@ -29,14 +31,16 @@ def _schedule(config: OptimiserConfig, iterations: int) -> Any:
 class Optimisers:
     """Adam per policy: rates, warm-up and decay, and clipping are each optimiser's own.
 
-    A shared backbone belongs to the generation optimiser and receives the gradients of both losses. The network for
-    log Z(c) of a conditional agent belongs to that of log Z, at its `table_rate`: a rate that suits one number is too
-    fast for a network.
+    A shared backbone belongs to the generation optimiser and receives the gradients of both losses. With a single
+    optimiser, both policies take the rates of `generation`, and are clipped by the norm of their joint gradient. The
+    network for log Z(c) of a conditional agent belongs to the optimiser of log Z, at its `table_rate`: a rate that suits
+    one number is too fast for a network.
 
     Args:
         agent: whose parameters are trained.
         configs: rates, schedule and clipping of the optimisers `generation`, `destruction` and `log_z`.
         iterations: length of the run, over which the cosine schedule decays.
+        single: one optimiser, `generation`, for both policies; `log_z` keeps its own.
 
     Example:
         >>> from ebbflow.agents import build_agent
@@ -47,13 +51,17 @@ class Optimisers:
         ['destruction', 'generation', 'log_z']
     """
 
-    def __init__(self, agent: Agent, configs: Mapping[str, OptimiserConfig], iterations: int) -> None:
+    def __init__(
+        self, agent: Agent, configs: Mapping[str, OptimiserConfig], iterations: int, *, single: bool = False
+    ) -> None:
         self.configs = configs
         destruction = [*agent.destruction.parameters()]
         if agent.destruction_backbone is not None:
             destruction += agent.destruction_backbone.parameters()
         generation = [*agent.backbone.parameters(), *agent.generation.parameters()]
         log_z = [agent.log_z, *(() if agent.log_z_network is None else agent.log_z_network.parameters())]
+        if single:
+            generation, destruction = generation + destruction, []
         tables = {id(p) for name, p in agent.named_parameters() if name.endswith("table")}
         tables |= {id(p) for p in log_z[1:]}
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..envs.errors import InputError
 from .config import TrainConfig
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "flatten"]
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,15 @@ class RunFolder:
             raise InputError(f"out: expected a folder, got the file {self.path}")
         if not self.path.is_dir() or not any(self.path.iterdir()):
             return
-        if not self._holds_run():
+        if not self.holds_run:
             raise InputError(f"out: {self.path} exists and is not a run folder; choose another")
         if not overwrite:
             raise InputError(
                 f"out: the run {self.path} exists; pass --overwrite, or go on with: ebbflow resume {self.path}"
             )
 
-    def _holds_run(self) -> bool:
+    @property
+    def holds_run(self) -> bool:
         """Whether config.json is a run's, perhaps of another version; many other programs have a file of that name."""
         try:
             values = json.loads(self.config.read_text(encoding="utf-8"))
@@ -131,7 +132,7 @@ class RunFolder:
                 f"ebbflow train --preset {self.config} --out {self.path} --overwrite"
             )
         state, saved = load_checkpoint(self.checkpoint)
-        here, there = _flatten(config.to_dict()), _flatten(TrainConfig.from_dict(saved, "checkpoint").to_dict())
+        here, there = flatten(config.to_dict()), flatten(TrainConfig.from_dict(saved, "checkpoint").to_dict())
         for name, value in here.items():
             if there[name] != value:
                 raise InputError(
@@ -141,11 +142,17 @@ class RunFolder:
         return state, config
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name.
+
+    Example:
+        >>> flatten({"steps": 5, "agent": {"features": ("raw",)}})
+        {'steps': 5, 'agent.features': ['raw']}
+    """
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat

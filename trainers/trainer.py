@@ -115,7 +115,7 @@ class Trainer:
             "destruction": config.destruction_optimiser,
             "log_z": config.log_z_optimiser,
         }
-        self.optimisers = Optimisers(self.agent, configs, config.iterations)
+        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=config.single_optimiser)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.replay = Replay(
             config.replay.capacity,

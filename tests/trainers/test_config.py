@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import typing
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from ebbflow.agents import AgentConfig
 from ebbflow.envs import InputError
 from ebbflow.trainers import TrainConfig
-from ebbflow.trainers.config import OPTIMISERS, OptimiserConfig, list_presets, load_preset
+from ebbflow.trainers.config import OPTIMISERS, OptimiserConfig, describe_presets, list_presets, load_preset
 
 
 def fields(kind=TrainConfig, prefix=""):
@@ -111,6 +112,7 @@ WHOLE = {
 RATES = [f"{name}.{what}" for name in OPTIMISERS for what in ("rate", "table_rate", "clip_norm")]
 NUMBERS = {
     **{name: ([1e-9, 10.0], [0.0, -1.0, math.nan]) for name in RATES},
+    **{f"{name}.decay": ([1e-9, 1.0], [0.0, -1.0, 1.01, math.nan]) for name in OPTIMISERS},
     "anchors.initial_scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
     "scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
     "log_reward_floor": ([-1e-9, -1e30], [0.0, 1.0, -math.inf, math.nan]),
@@ -161,9 +163,22 @@ def test_every_preset_can_be_loaded_and_names_its_target(name):
             load_preset("nope")
     else:
         config = load_preset(name)
-        target, variant = name.rsplit("-t5-", 1)
-        recipe = TrainConfig(target=target, steps=5, iterations=5000, threads=1, agent=AgentConfig().variant(variant))
-        assert config == recipe  # a table row is the recipe with the variant's policies, and nothing else
+        assert config.target
+        if match := re.fullmatch(r"(.+)-t(\d+)-(fixed|generation|adaptive)", name):
+            target, steps, variant = match.groups()
+            agent = AgentConfig().variant(variant)
+            recipe = TrainConfig(target=target, steps=int(steps), iterations=5000, threads=1, agent=agent)
+            assert config == recipe  # a table row is the recipe with the variant's policies, and nothing else
+
+
+def test_the_presets_are_told_in_few_words():
+    """By their names, every one."""
+    options = re.fullmatch(r"\{(.*)\}-t\{(.*)\}-\{(.*)\}", describe_presets())
+    targets, steps, policies = (option.split(", ") for option in options.groups())
+    told = {f"{target}-t{count}-{policy}" for target in targets for count in steps for policy in policies}
+    assert told == {name for name in list_presets() if re.search(r"-t\d+-", name)}
+    assert {"5", "10", "20"} == set(steps) and {"fixed", "generation", "adaptive"} == set(policies)
+    assert describe_presets(["a-t5-x", "a-t5-y", "b-t5-x", "c"]) == "a-t5-{x, y}, b-t5-x, c"
 
 
 def test_a_preset_is_any_file_of_settings(tmp_path):

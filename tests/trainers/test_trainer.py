@@ -341,10 +341,10 @@ AGENTS = {
 }
 
 
-def optimisers_of(tiny, agent=None, iterations=10, **settings):
+def optimisers_of(tiny, agent=None, iterations=10, single=False, **settings):
     agent = build_agent(Continuous(2), scale=1.0, steps=3, config=tiny(agent=agent or {}).agent)
     configs = dict.fromkeys(("generation", "destruction", "log_z"), OptimiserConfig(**settings))
-    return agent, Optimisers(agent, configs, iterations)
+    return agent, Optimisers(agent, configs, iterations, single=single)
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -398,6 +398,37 @@ def test_a_constant_schedule_only_warms_up(tiny):
     _, optimisers = optimisers_of(tiny, schedule="constant", warmup=1)
     factors = [optimisers.schedulers["log_z"].lr_lambdas[0](i) for i in (0, 1, 2, 9, 10)]
     assert factors == [0.5, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_an_exponential_schedule_multiplies_by_its_factor(tiny):
+    _, optimisers = optimisers_of(tiny, schedule="exponential", decay=0.5, warmup=1)
+    factors = [optimisers.schedulers["destruction"].lr_lambdas[0](i) for i in (0, 1, 2, 10)]
+    assert factors == [0.5, 0.5, 0.25, 0.5**10]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_single_optimiser_owns_both_policies(name, tiny):
+    agent, optimisers = optimisers_of(tiny, AGENTS[name], single=True)
+    assert sorted(optimisers.optimisers) == ["generation", "log_z"]
+    owned = [p for group in optimisers.optimisers["generation"].param_groups for p in group["params"]]
+    assert {id(p) for p in owned} == {id(p) for p in agent.parameters()} - {id(agent.log_z)}
+    assert len(owned) == len({id(p) for p in owned})
+
+
+def test_a_single_optimiser_clips_the_joint_gradient_and_differs_in_nothing_else(tiny):
+    agent, optimisers = optimisers_of(tiny, single=True, clip_norm=2.0)
+    policies = [p for p in agent.parameters() if p is not agent.log_z]
+    assert optimisers.step(1e4 * sum(p.sum() for p in agent.parameters()))
+    assert torch.cat([p.grad.flatten() for p in policies]).norm().item() == pytest.approx(2.0, rel=1e-4)
+
+    def trained(single, clip_norm):
+        settings = {f"{name}_optimiser": {"clip_norm": clip_norm} for name in ("generation", "destruction")}
+        trainer = make(tiny(single_optimiser=single, **settings))
+        trainer.train()
+        return snapshot(trainer.agent.state_dict())
+
+    assert changed(trained(True, math.inf), trained(False, math.inf)) == set()  # Adam works by coordinate
+    assert changed(trained(True, 1e-3), trained(False, 1e-3)) != set()
 
 
 def test_gradients_are_clipped_for_each_optimiser_alone(tiny):

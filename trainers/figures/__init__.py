@@ -1,4 +1,5 @@
-"""Figures of a run, a file per figure: samples, training curves, importance weights, and paths step by step.
+"""Figures of a run, a file per figure: samples, training curves, importance weights, and paths step by step; and one
+that compares runs.
 
 Blue is what was generated, orange what was destroyed, grey the truth, everywhere. Figures are drawn without pyplot, so
 without display, backend or global state; drawing looks on and changes nothing, as evaluation does.
@@ -9,6 +10,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "comparison": ["write_comparison"],
         "gallery": ["write_figures"],
     },
 )
