@@ -33,8 +33,8 @@ class Optimisers:
 
     A shared backbone belongs to the generation optimiser and receives the gradients of both losses. With a single
     optimiser, both policies take the rates of `generation`, and are clipped by the norm of their joint gradient. The
-    network for log Z(c) of a conditional agent belongs to the optimiser of log Z, at its `table_rate`: a rate that suits
-    one number is too fast for a network.
+    network for log Z(c) of a conditional agent belongs to the optimiser of log Z, at its `table_rate`: a rate that
+    suits one number is too fast for a network.
 
     Args:
         agent: whose parameters are trained.
