@@ -1,6 +1,6 @@
 r"""The distorted many-well: no coordinate knows a well by itself.
 
-    x = A y,    y many-well,    A = Q diag(s),    Q orthogonal, s_i from 1/2 to 2 with product 1
+    x = A y,    y many-well,    A = Q diag(s),    Q orthogonal, s_i of about 1/2 to 2 with product 1
 
 The linear map keeps volumes, so the normalising constant and the masses of the wells are those of the many-well; but
 the wells lie across all coordinates, and every direction has a length of its own. A density of that name is mentioned

@@ -449,7 +449,7 @@ def test_every_setting_explains_itself(ebbflow, monkeypatch):
 def test_targets_are_listed(ebbflow):
     found = ebbflow("targets")
     assert (found.code, found.err) == (0, "")
-    for name in ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32"):
+    for name in ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32", "student-t-<d>", "ring<n>", "lgcp"):
         assert name in found.out
 
 
