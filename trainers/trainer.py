@@ -52,6 +52,7 @@ class Trainer:
     Attributes:
         agent: the agent being trained.
         averaged: the exponentially averaged agent, which is evaluated and sampled from.
+        local_search: what moves remembered states, with its acceptance and its share of the calls; None for none.
         iteration: iterations done.
         seconds: seconds spent in `prepare` and the loop so far, over interruptions.
         skipped: updates left out because a loss or gradient was not finite.
