@@ -7,6 +7,9 @@ it, `score` `[B, T+1, dim]`. Its log-ratio (arXiv 2506.01541) is
 
 so that E[−D] over generated paths is the ELBO and over paths destroyed from exact samples the EUBO. With a Dirac
 initial law there is no p_0 term and the last destruction step, which is deterministic, has no density term.
+
+A *segment* is the end x_j … x_T of a trajectory, with T + 1 − j states. Its log-ratio has the steps from j on, and no
+p_0 term unless j = 0; two trajectories that part at x_j differ in D by what their segments do.
 """
 
 from collections.abc import Callable
@@ -142,6 +145,9 @@ class Agent(nn.Module):
         *,
         scale: float = 1.0,
         added: float = 0.0,
+        drift: float = 0.0,
+        start: Tensor | None = None,
+        first: int = 0,
         differentiable: bool = False,
     ) -> TensorDict:
         """Sample `n` generation paths.
@@ -151,31 +157,50 @@ class Agent(nn.Module):
             density: the target; without it the trajectory has no `log_reward`.
             scale: factor on every step's standard deviation (exploration).
             added: extra standard deviation, as a multiple of the reference step's (exploration).
+            drift: pushes every step's mean by drift · std · clip(std · ∇log R, ±1) (exploration); ½ is the drift of
+                Langevin dynamics whose noise is the step's, bounded. One gradient call a step.
+            start: states x_j `[n, dim]` to go on from, instead of the initial law.
+            first: the grid point j of `start`, from 0 to T − 1.
             differentiable: keep the graph of the reparametrised path and of its log reward; scores stay constants.
 
         Returns:
-            A trajectory (module docstring) of batch `[n]`.
+            A trajectory (module docstring) of batch `[n]`; a segment where it begins at a `first` > 0.
 
         Raises:
-            InputError: when the agent reads scores and there is no `density`, and what the density itself raises.
+            InputError: when scores are read and there is no `density`, for a `first` > 0 without a `start`, and what
+                the density itself raises.
         """
-        return rollout_generation(self, n, density, scale=scale, added=added, differentiable=differentiable)
+        return rollout_generation(
+            self,
+            n,
+            density,
+            scale=scale,
+            added=added,
+            drift=drift,
+            start=start,
+            first=first,
+            differentiable=differentiable,
+        )
 
-    def destroy(self, x: Tensor, density: Density | None = None, log_reward: Tensor | None = None) -> TensorDict:
+    def destroy(
+        self, x: Tensor, density: Density | None = None, log_reward: Tensor | None = None, *, first: int = 0
+    ) -> TensorDict:
         """Destroy samples `x` `[n, dim]` back to the initial law, without gradient.
 
         Args:
             x: the samples, `[n, dim]`.
             density: the target; without it and `log_reward` the trajectory has no `log_reward`.
             log_reward: log R(x) `[n]` where already known; saves evaluating the `density` again.
+            first: the grid point j to stop at, from 0 to T − 1.
 
         Returns:
-            A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state.
+            A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state. A segment
+            where `first` > 0.
 
         Raises:
             InputError: when the agent reads scores and there is no `density`, and what the density itself raises.
         """
-        return rollout_destruction(self, x, density, log_reward)
+        return rollout_destruction(self, x, density, log_reward, first=first)
 
     def path_features(self, trajectory: TensorDictBase) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`."""
@@ -184,38 +209,41 @@ class Agent(nn.Module):
     def path_log_probs(self, trajectory: TensorDictBase, features: Tensor | None = None) -> PathLogProbs:
         """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
 
+        Of segments, which have fewer states, those of the steps that they have.
+
         `features`, where a caller already has the `path_features` of the trajectory, are not computed again.
         """
         states = trajectory["state"]  # [B, T+1, dim]
         score = trajectory["score"] if self.needs_score else None  # [B, T+1, dim]
-        steps = self.steps
+        steps = states.shape[1] - 1
+        start = self.steps - steps  # grid point of the first state: 0 unless this is a segment
         features = self.path_features(trajectory) if features is None else features
-        first = 1 if self.reference.is_dirac else 0  # with a Dirac, step 0 of the destruction has no density
+        first = 1 if self.reference.is_dirac and start == 0 else 0  # with a Dirac, destruction step 0 has no density
         shared = self.destruction_backbone is None
         if shared and self.destruction.learned:
-            hidden = self.backbone(features, slice(None))  # [B, T+1, width]
+            hidden = self.backbone(features, slice(start, None))  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
         else:
-            hidden_generation = self.backbone(features[:, :steps], slice(0, steps))
+            hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps))
             hidden_destruction = None
             if self.destruction.learned:
-                hidden_destruction = self.destruction_trunk(features[:, 1 + first :], slice(1 + first, None))
+                hidden_destruction = self.destruction_trunk(features[:, 1 + first :], slice(start + 1 + first, None))
         mean, log_variance = self.generation(
             hidden_generation,
             features[:, :steps],
             states[:, :steps],
-            slice(None),
+            slice(start, None),
             None if score is None else score[:, :steps],
         )
         generation = gaussian_log_prob(states[:, 1:], mean, log_variance)  # [B, T]
         mean, log_variance = self.destruction(
-            hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(first, None)
+            hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, None)
         )
         destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance)  # [B, T-first]
         initial = states.new_zeros(states.shape[0])
         if first:
             destruction = nn.functional.pad(destruction, (1, 0))
-        else:
+        elif start == 0:
             std = states.new_full(self.space.shape, self.reference.initial_std)
             initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log())
         return PathLogProbs(initial, generation, destruction)

@@ -31,9 +31,11 @@ class Density(Protocol):
 class _Visits:
     """The states of a trajectory as they are visited, with their scores where the agent reads them."""
 
-    def __init__(self, agent: "Agent", density: Density | None) -> None:
+    def __init__(self, agent: "Agent", density: Density | None, first: int = 0) -> None:
         if agent.needs_score and density is None:
             raise InputError("this agent reads the gradient of the log density: pass the target as `density`")
+        if not 0 <= first < agent.steps:
+            raise InputError(f"first: expected a grid point from 0 to {agent.steps - 1}, got {first!r}")
         self.density = density
         self.needs_score = agent.needs_score
         self.states: list[Tensor] = []
@@ -65,6 +67,9 @@ def rollout_generation(
     *,
     scale: float = 1.0,
     added: float = 0.0,
+    drift: float = 0.0,
+    start: Tensor | None = None,
+    first: int = 0,
     differentiable: bool = False,
 ) -> TensorDict:
     """Sample `n` generation paths; see `Agent.generate`.
@@ -77,13 +82,21 @@ def rollout_generation(
         >>> paths["state"].shape, paths["log_reward"].shape
         (torch.Size([3, 5, 2]), torch.Size([3]))
     """
+    if start is None and first != 0:
+        raise InputError(f"start: expected states at grid point {first}, got None")
+    if drift != 0.0 and density is None:
+        raise InputError("drift: needs the gradient of the log density: pass the target as `density`")
     with torch.set_grad_enabled(differentiable):
-        visits = _Visits(agent, density)
-        state = agent.initial_state(n)
+        visits = _Visits(agent, density, first)
+        state = agent.initial_state(n) if start is None else start
         table = agent.backbone.time_embedding()
-        for k in range(agent.steps):
-            mean, log_variance = agent.generation_step(state, k, visits.add(state), table)
+        for k in range(first, agent.steps):
+            score = visits.add(state)
+            mean, log_variance = agent.generation_step(state, k, score, table)
             std = (0.5 * log_variance).exp()
+            if drift != 0.0 and density is not None:
+                slope = density.value_and_score(state)[1] if score is None else score
+                mean = mean + drift * std * (std * slope).clamp(-1.0, 1.0)
             if scale != 1.0 or added != 0.0:
                 extra = added**2 * agent.generation.variance[k]
                 std = ((scale * std).square() + extra).sqrt()
@@ -97,7 +110,7 @@ def rollout_generation(
 
 
 def rollout_destruction(
-    agent: "Agent", x: Tensor, density: Density | None = None, log_reward: Tensor | None = None
+    agent: "Agent", x: Tensor, density: Density | None = None, log_reward: Tensor | None = None, *, first: int = 0
 ) -> TensorDict:
     """Destroy the samples `x`; see `Agent.destroy`.
 
@@ -111,10 +124,10 @@ def rollout_destruction(
         (torch.Size([3, 5, 2]), [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     """
     with torch.no_grad():
-        visits = _Visits(agent, density)
+        visits = _Visits(agent, density, first)
         table = agent.destruction_trunk.time_embedding() if agent.destruction.learned else None
         state = x
-        for k in range(agent.steps, 0, -1):
+        for k in range(agent.steps, first, -1):
             score = visits.add(state)
             if log_reward is None and density is not None:
                 log_reward = density(state) if visits.value is None else visits.value

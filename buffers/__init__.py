@@ -1,4 +1,4 @@
-"""What is remembered: replay of the agent's own states and its priorities, and anchors found without the agent.
+"""What is remembered: replay of the agent's own states, its priorities, anchors found without the agent, local search.
 
 Buffers know targets and state spaces, but no policies and no training.
 """
@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "anchors": ["Anchors"],
         "annealing": ["annealed_smc"],
+        "langevin": ["Chains", "Tempered", "langevin_move"],
+        "local_search": ["EbbAndFlowSearch", "LangevinSearch", "LocalSearch"],
         "priorities": ["PRIORITIES", "Priority", "get_priority"],
         "priority_sampler": ["PrioritySampler"],
         "replay": ["Replay"],

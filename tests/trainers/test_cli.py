@@ -84,6 +84,7 @@ MISTAKES = {
     "--objective x": "objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
     "--destruction-objective x": "destruction_objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
     "--exploration.scale 0.5": "exploration.scale: expected a number >= 1, got 0.5",
+    "--exploration.drift -1": "exploration.drift: expected a finite number >= 0, got -1.0",
     "--anchors.samples no.npy": "anchors.samples: expected a .npy file of numbers [n, dim], got 'no.npy' (",
     "--preset nope": "preset: expected one of [",
     "--preset=nope.json": "preset: expected one of [",
