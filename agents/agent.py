@@ -117,18 +117,20 @@ class Agent(nn.Module):
     def generation_step(
         self, state: Tensor, k: StepIndex, score: Tensor | None = None, time_embedding: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`."""
-        features = self.features(state, score)
-        return self.generation(self.backbone(features, k, time_embedding), features, state, k, score)
+        """Mean and log variance of the coordinates of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`."""
+        u = self.space.coordinates(state)
+        features = self.features(u, score)
+        return self.generation(self.backbone(features, k, time_embedding), features, u, k, score)
 
     def destruction_step(
         self, state: Tensor, k: int | Tensor, score: Tensor | None = None, time_embedding: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1."""
+        """Mean and log variance of the coordinates of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1."""
+        u = self.space.coordinates(state)
         if not self.destruction.learned:
-            return self.destruction(None, None, state, k - 1)
-        features = self.features(state, score)
-        return self.destruction(self.destruction_trunk(features, k, time_embedding), features, state, k - 1)
+            return self.destruction(None, None, u, k - 1)
+        features = self.features(u, score)
+        return self.destruction(self.destruction_trunk(features, k, time_embedding), features, u, k - 1)
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 
@@ -136,7 +138,9 @@ class Agent(nn.Module):
         """`n` draws of the initial law, `[n, dim]`."""
         like = self.generation.factor
         zeros = torch.zeros(n, *self.space.shape, dtype=like.dtype, device=like.device)
-        return zeros if self.reference.is_dirac else self.reference.initial_std * torch.randn_like(zeros)
+        if self.reference.is_dirac:
+            return zeros
+        return self.space.transition(zeros, self.reference.initial_std * torch.randn_like(zeros), 0)
 
     def generate(
         self,
@@ -204,7 +208,7 @@ class Agent(nn.Module):
 
     def path_features(self, trajectory: TensorDictBase) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`."""
-        return self.features(trajectory["state"], trajectory["score"] if self.needs_score else None)
+        return self.features(self.space.coordinates(trajectory["state"]), trajectory["score"] if self.needs_score else None)
 
     def path_log_probs(self, trajectory: TensorDictBase, features: Tensor | None = None) -> PathLogProbs:
         """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
@@ -213,7 +217,8 @@ class Agent(nn.Module):
 
         `features`, where a caller already has the `path_features` of the trajectory, are not computed again.
         """
-        states = trajectory["state"]  # [B, T+1, dim]
+        volume = self.space.log_volume(trajectory["state"])  # [B, T+1]: densities are of x, steps normal in u
+        states = self.space.coordinates(trajectory["state"])  # [B, T+1, dim]
         score = trajectory["score"] if self.needs_score else None  # [B, T+1, dim]
         steps = states.shape[1] - 1
         start = self.steps - steps  # grid point of the first state: 0 unless this is a segment
@@ -235,17 +240,17 @@ class Agent(nn.Module):
             slice(start, None),
             None if score is None else score[:, :steps],
         )
-        generation = gaussian_log_prob(states[:, 1:], mean, log_variance)  # [B, T]
+        generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
         mean, log_variance = self.destruction(
             hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, None)
         )
-        destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance)  # [B, T-first]
+        destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance) - volume[:, first:steps]
         initial = states.new_zeros(states.shape[0])
         if first:
             destruction = nn.functional.pad(destruction, (1, 0))
         elif start == 0:
             std = states.new_full(self.space.shape, self.reference.initial_std)
-            initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log())
+            initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log()) - volume[:, 0]
         return PathLogProbs(initial, generation, destruction)
 
     def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
@@ -284,8 +289,8 @@ class Agent(nn.Module):
                 score = _score_of(density)
             elif not destroys or "score" in self.features.names:
                 raise InputError("this policy reads the gradient of the log density: pass the target as `density`")
-        trunk = _Trunk(self.features, self.destruction_trunk if destroys else self.backbone, score)
-        head = _Step(self.destruction if destroys else self.generation)
+        trunk = _Trunk(self.space, self.features, self.destruction_trunk if destroys else self.backbone, score)
+        head = _Step(self.space, self.destruction if destroys else self.generation)
         return ProbabilisticActor(
             TensorDictSequential(
                 TensorDictModule(trunk, ["state", "step"], ["hidden", "features", "score"]),
@@ -307,15 +312,22 @@ def _score_of(density: Density) -> Callable[[Tensor], Tensor]:
 class _Trunk(nn.Module):
     """First half of an actor: state and step in; hidden vector, features and score (zero where not read) out."""
 
-    def __init__(self, features: StateFeatures, backbone: Backbone, score: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(
+        self,
+        space: Continuous,
+        features: StateFeatures,
+        backbone: Backbone,
+        score: Callable[[Tensor], Tensor] | None,
+    ) -> None:
         super().__init__()
+        self.space = space
         self.features = features
         self.backbone = backbone
         self.score = score
 
     def forward(self, state: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        score = None if self.score is None else self.score(state)
-        features = self.features(state, score)
+        score = None if self.score is None else self.space.score(state, self.score(state))
+        features = self.features(self.space.coordinates(state), score)
         hidden = self.backbone(features, step.squeeze(-1))
         return hidden, features, torch.zeros_like(state) if score is None else score
 
@@ -323,16 +335,18 @@ class _Trunk(nn.Module):
 class _Step(nn.Module):
     """Second half of an actor: mean and standard deviation of the increment, from what the first half wrote."""
 
-    def __init__(self, head: GenerationHead | DestructionHead) -> None:
+    def __init__(self, space: Continuous, head: GenerationHead | DestructionHead) -> None:
         super().__init__()
+        self.space = space
         self.head = head
 
     def forward(
         self, hidden: Tensor, features: Tensor, score: Tensor, state: Tensor, step: Tensor
     ) -> tuple[Tensor, Tensor]:
         k = step.squeeze(-1)
+        u = self.space.coordinates(state)
         if isinstance(self.head, DestructionHead):
-            mean, log_variance = self.head(hidden, features, state, k - 1)
+            mean, log_variance = self.head(hidden, features, u, k - 1)
         else:
-            mean, log_variance = self.head(hidden, features, state, k, score)
-        return mean - state, (0.5 * log_variance).exp().expand_as(mean)
+            mean, log_variance = self.head(hidden, features, u, k, score)
+        return mean - u, (0.5 * log_variance).exp().expand_as(mean)

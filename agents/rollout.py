@@ -37,6 +37,7 @@ class _Visits:
         if not 0 <= first < agent.steps:
             raise InputError(f"first: expected a grid point from 0 to {agent.steps - 1}, got {first!r}")
         self.density = density
+        self.space = agent.space
         self.needs_score = agent.needs_score
         self.states: list[Tensor] = []
         self.scores: list[Tensor] = []
@@ -47,6 +48,7 @@ class _Visits:
         if not self.needs_score or self.density is None:
             return None
         self.value, score = self.density.value_and_score(state)
+        score = self.space.score(state, score)
         self.scores.append(score)
         return score
 
@@ -95,12 +97,12 @@ def rollout_generation(
             mean, log_variance = agent.generation_step(state, k, score, table)
             std = (0.5 * log_variance).exp()
             if drift != 0.0 and density is not None:
-                slope = density.value_and_score(state)[1] if score is None else score
+                slope = agent.space.score(state, density.value_and_score(state)[1]) if score is None else score
                 mean = mean + drift * std * (std * slope).clamp(-1.0, 1.0)
             if scale != 1.0 or added != 0.0:
                 extra = added**2 * agent.generation.variance[k]
                 std = ((scale * std).square() + extra).sqrt()
-            action = torch.addcmul(mean - state, std.expand_as(mean), torch.randn_like(mean))
+            action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
         log_reward = visits.value
@@ -133,7 +135,7 @@ def rollout_destruction(
                 log_reward = density(state) if visits.value is None else visits.value
             mean, log_variance = agent.destruction_step(state, k, score, table)
             std = (0.5 * log_variance).exp()
-            action = torch.addcmul(mean - state, std.expand_as(mean), torch.randn_like(mean))
+            action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
         return visits.trajectory(log_reward, reverse=True)

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "errors": ["InputError"],
         "registry": ["get_target", "list_targets"],
         "sampling": ["DestructionEnv", "GenerationEnv", "InitialLaw"],
-        "spaces": ["Continuous"],
+        "spaces": ["Compressed", "Continuous"],
         "target": ["Target"],
         "targets": ["CallableTarget", "Funnel", "GaussianMixture", "ManyWell"],
     },
