@@ -208,7 +208,9 @@ class Agent(nn.Module):
 
     def path_features(self, trajectory: TensorDictBase) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`."""
-        return self.features(self.space.coordinates(trajectory["state"]), trajectory["score"] if self.needs_score else None)
+        return self.features(
+            self.space.coordinates(trajectory["state"]), trajectory["score"] if self.needs_score else None
+        )
 
     def path_log_probs(self, trajectory: TensorDictBase, features: Tensor | None = None) -> PathLogProbs:
         """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
