@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "architecture": ["build_agent"],
         "backbone": ["Backbone"],
         "config": ["AgentConfig"],
+        "ebb_and_flow": ["Proposal", "ebb_and_flow"],
         "exploration": ["Exploration"],
         "features": ["StateFeatures"],
         "rollout": ["rollout_destruction", "rollout_generation"],

@@ -9,6 +9,8 @@ so that E[−D] over generated paths is the ELBO and over paths destroyed from e
 initial law there is no p_0 term and the last destruction step, which is deterministic, has no density term.
 
 A conditional agent reads one context per trajectory, `context` `[B, c]`: both policies and log Z depend on it.
+A *segment* is the end x_j … x_T of a trajectory, with T + 1 − j states. Its log-ratio has the steps from j on, and no
+p_0 term unless j = 0; two trajectories that part at x_j differ in D by what their segments do.
 """
 
 import copy
@@ -199,10 +201,11 @@ class Agent(nn.Module):
         time_embedding: Tensor | None = None,
         context_embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`."""
-        features = self.features(state, score)
+        """Mean and log variance of the coordinates of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`."""
+        u = self.space.coordinates(state)
+        features = self.features(u, score)
         hidden = self.backbone(features, k, time_embedding, context_embedding)
-        return self.generation(hidden, features, state, k, score)
+        return self.generation(hidden, features, u, k, score)
 
     def destruction_step(
         self,
@@ -212,12 +215,13 @@ class Agent(nn.Module):
         time_embedding: Tensor | None = None,
         context_embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1."""
+        """Mean and log variance of the coordinates of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1."""
+        u = self.space.coordinates(state)
         if not self.destruction.learned:
-            return self.destruction(None, None, state, k - 1)
-        features = self.features(state, score)
+            return self.destruction(None, None, u, k - 1)
+        features = self.features(u, score)
         hidden = self.destruction_trunk(features, k, time_embedding, context_embedding)
-        return self.destruction(hidden, features, state, k - 1)
+        return self.destruction(hidden, features, u, k - 1)
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 
@@ -225,7 +229,9 @@ class Agent(nn.Module):
         """`n` draws of the initial law, `[n, dim]`."""
         like = self.generation.factor
         zeros = torch.zeros(n, *self.space.shape, dtype=like.dtype, device=like.device)
-        return zeros if self.reference.is_dirac else self.reference.initial_std * torch.randn_like(zeros)
+        if self.reference.is_dirac:
+            return zeros
+        return self.space.transition(zeros, self.reference.initial_std * torch.randn_like(zeros), 0)
 
     def generate(
         self,
@@ -235,6 +241,9 @@ class Agent(nn.Module):
         context: Tensor | None = None,
         scale: float = 1.0,
         added: float = 0.0,
+        drift: float = 0.0,
+        start: Tensor | None = None,
+        first: int = 0,
         differentiable: bool = False,
     ) -> TensorDict:
         """Sample `n` generation paths.
@@ -245,17 +254,30 @@ class Agent(nn.Module):
             context: of a conditional agent, one context for each path `[n, c]`, or one for all `[c]`.
             scale: factor on every step's standard deviation (exploration).
             added: extra standard deviation, as a multiple of the reference step's (exploration).
+            drift: pushes every step's mean by drift · std · clip(std · ∇log R, ±1) (exploration); ½ is the drift of
+                Langevin dynamics whose noise is the step's, bounded. One gradient call a step.
+            start: states x_j `[n, dim]` to go on from, instead of the initial law.
+            first: the grid point j of `start`, from 0 to T − 1.
             differentiable: keep the graph of the reparametrised path and of its log reward; scores stay constants.
 
         Returns:
-            A trajectory (module docstring) of batch `[n]`.
+            A trajectory (module docstring) of batch `[n]`; a segment where it begins at a `first` > 0.
 
         Raises:
-            InputError: when the agent reads scores and there is no `density`, for contexts that do not fit, and what
-                the density itself raises.
+            InputError: when scores are read and there is no `density`, for a `first` > 0 without a `start`, for
+                contexts that do not fit, and what the density itself raises.
         """
         return rollout_generation(
-            self, n, density, context=context, scale=scale, added=added, differentiable=differentiable
+            self,
+            n,
+            density,
+            context=context,
+            scale=scale,
+            added=added,
+            drift=drift,
+            start=start,
+            first=first,
+            differentiable=differentiable,
         )
 
     def destroy(
@@ -265,6 +287,7 @@ class Agent(nn.Module):
         log_reward: Tensor | None = None,
         *,
         context: Tensor | None = None,
+        first: int = 0,
     ) -> TensorDict:
         """Destroy samples `x` `[n, dim]` back to the initial law, without gradient.
 
@@ -273,64 +296,72 @@ class Agent(nn.Module):
             density: the target; without it and `log_reward` the trajectory has no `log_reward`.
             log_reward: log R(x) `[n]` where already known; saves evaluating the `density` again.
             context: of a conditional agent, one context for each sample `[n, c]`, or one for all `[c]`.
+            first: the grid point j to stop at, from 0 to T − 1.
 
         Returns:
-            A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state.
+            A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state. A segment
+            where `first` > 0.
 
         Raises:
             InputError: when the agent reads scores and there is no `density`, for contexts that do not fit, and what
                 the density itself raises.
         """
-        return rollout_destruction(self, x, density, log_reward, context=context)
+        return rollout_destruction(self, x, density, log_reward, context=context, first=first)
 
     def path_features(self, trajectory: TensorDictBase) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`."""
-        return self.features(trajectory["state"], trajectory["score"] if self.needs_score else None)
+        return self.features(
+            self.space.coordinates(trajectory["state"]), trajectory["score"] if self.needs_score else None
+        )
 
     def path_log_probs(self, trajectory: TensorDictBase, features: Tensor | None = None) -> PathLogProbs:
         """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
 
+        Of segments, which have fewer states, those of the steps that they have.
+
         `features`, where a caller already has the `path_features` of the trajectory, are not computed again.
         """
-        states = trajectory["state"]  # [B, T+1, dim]
+        volume = self.space.log_volume(trajectory["state"])  # [B, T+1]: densities are of x, steps normal in u
+        states = self.space.coordinates(trajectory["state"])  # [B, T+1, dim]
         score = trajectory["score"] if self.needs_score else None  # [B, T+1, dim]
-        steps = self.steps
+        steps = states.shape[1] - 1
+        start = self.steps - steps  # grid point of the first state: 0 unless this is a segment
         features = self.path_features(trajectory) if features is None else features
-        first = 1 if self.reference.is_dirac else 0  # with a Dirac, step 0 of the destruction has no density
+        first = 1 if self.reference.is_dirac and start == 0 else 0  # with a Dirac, destruction step 0 has no density
         context = None
         if self.context_space is not None:
             context = self._contexts(trajectory.get("context", None)).unsqueeze(1)  # [B, 1, c]
         embedding = self.backbone.context_embedding(context)  # [B, 1, width]
         shared = self.destruction_backbone is None
         if shared and self.destruction.learned:
-            hidden = self.backbone(features, slice(None), None, embedding)  # [B, T+1, width]
+            hidden = self.backbone(features, slice(start, None), None, embedding)  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
         else:
-            hidden_generation = self.backbone(features[:, :steps], slice(0, steps), None, embedding)
+            hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps), None, embedding)
             hidden_destruction = None
             if self.destruction.learned:
-                trunk = self.destruction_trunk
-                hidden_destruction = trunk(
-                    features[:, 1 + first :], slice(1 + first, None), None, trunk.context_embedding(context)
+                own = self.destruction_trunk
+                hidden_destruction = own(
+                    features[:, 1 + first :], slice(start + 1 + first, None), None, own.context_embedding(context)
                 )
         mean, log_variance = self.generation(
             hidden_generation,
             features[:, :steps],
             states[:, :steps],
-            slice(None),
+            slice(start, None),
             None if score is None else score[:, :steps],
         )
-        generation = gaussian_log_prob(states[:, 1:], mean, log_variance)  # [B, T]
+        generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
         mean, log_variance = self.destruction(
-            hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(first, None)
+            hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, None)
         )
-        destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance)  # [B, T-first]
+        destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance) - volume[:, first:steps]
         initial = states.new_zeros(states.shape[0])
         if first:
             destruction = nn.functional.pad(destruction, (1, 0))
-        else:
+        elif start == 0:
             std = states.new_full(self.space.shape, self.reference.initial_std)
-            initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log())
+            initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log()) - volume[:, 0]
         return PathLogProbs(initial, generation, destruction)
 
     def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
@@ -371,8 +402,8 @@ class Agent(nn.Module):
                 score = _score_of(density)
             elif not destroys or "score" in self.features.names:
                 raise InputError("this policy reads the gradient of the log density: pass the target as `density`")
-        trunk = _Trunk(self.features, self.destruction_trunk if destroys else self.backbone, score)
-        head = _Step(self.destruction if destroys else self.generation)
+        trunk = _Trunk(self.space, self.features, self.destruction_trunk if destroys else self.backbone, score)
+        head = _Step(self.space, self.destruction if destroys else self.generation)
         read = ["state", "step", *(["context"] if self.context_space is not None else [])]
         return ProbabilisticActor(
             TensorDictSequential(
@@ -395,15 +426,22 @@ def _score_of(density: Density) -> Callable[..., Tensor]:
 class _Trunk(nn.Module):
     """First half of an actor: state, step, context in; hidden vector, features and score (zero where not read) out."""
 
-    def __init__(self, features: StateFeatures, backbone: Backbone, score: Callable[..., Tensor] | None) -> None:
+    def __init__(
+        self,
+        space: Continuous,
+        features: StateFeatures,
+        backbone: Backbone,
+        score: Callable[..., Tensor] | None,
+    ) -> None:
         super().__init__()
+        self.space = space
         self.features = features
         self.backbone = backbone
         self.score = score
 
     def forward(self, state: Tensor, step: Tensor, *context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        score = None if self.score is None else self.score(state, *context)
-        features = self.features(state, score)
+        score = None if self.score is None else self.space.score(state, self.score(state, *context))
+        features = self.features(self.space.coordinates(state), score)
         embedding = self.backbone.context_embedding(*context) if context else None
         hidden = self.backbone(features, step.squeeze(-1), None, embedding)
         return hidden, features, torch.zeros_like(state) if score is None else score
@@ -412,16 +450,18 @@ class _Trunk(nn.Module):
 class _Step(nn.Module):
     """Second half of an actor: mean and standard deviation of the increment, from what the first half wrote."""
 
-    def __init__(self, head: GenerationHead | DestructionHead) -> None:
+    def __init__(self, space: Continuous, head: GenerationHead | DestructionHead) -> None:
         super().__init__()
+        self.space = space
         self.head = head
 
     def forward(
         self, hidden: Tensor, features: Tensor, score: Tensor, state: Tensor, step: Tensor
     ) -> tuple[Tensor, Tensor]:
         k = step.squeeze(-1)
+        u = self.space.coordinates(state)
         if isinstance(self.head, DestructionHead):
-            mean, log_variance = self.head(hidden, features, state, k - 1)
+            mean, log_variance = self.head(hidden, features, u, k - 1)
         else:
-            mean, log_variance = self.head(hidden, features, state, k, score)
-        return mean - state, (0.5 * log_variance).exp().expand_as(mean)
+            mean, log_variance = self.head(hidden, features, u, k, score)
+        return mean - u, (0.5 * log_variance).exp().expand_as(mean)

@@ -1,9 +1,12 @@
 """From a handful of settings to an agent."""
 
+import math
+
 import torch
 from torch import nn
 
-from ..envs.spaces import Continuous
+from ..envs.errors import InputError
+from ..envs.spaces import Compressed, Continuous
 from .actors import DestructionHead, GenerationHead
 from .agent import Agent
 from .backbone import Backbone
@@ -43,6 +46,10 @@ def build_agent(
     config = config or AgentConfig()
     sigma = scale if config.sigma is None else config.sigma
     grid = get_time_grid(config.time_grid, steps)
+    if config.compression is not None:
+        if not 0.0 < config.compression < math.inf:
+            raise InputError(f"compression: expected a positive finite length, got {config.compression!r}")
+        space = Compressed(space.dim, config.compression * scale)
     features = StateFeatures(config.features, scale, config.frequencies)
     reference = get_reference(config.reference, grid, sigma)
     inputs = space.dim * features.count

@@ -34,11 +34,14 @@ class Density(Protocol):
 class _Visits:
     """The states of a trajectory as they are visited, with their scores where the agent reads them."""
 
-    def __init__(self, agent: "Agent", density: Density | None, conditions: tuple[Tensor, ...]) -> None:
+    def __init__(self, agent: "Agent", density: Density | None, conditions: tuple[Tensor, ...], first: int = 0) -> None:
         if agent.needs_score and density is None:
             raise InputError("this agent reads the gradient of the log density: pass the target as `density`")
+        if not 0 <= first < agent.steps:
+            raise InputError(f"first: expected a grid point from 0 to {agent.steps - 1}, got {first!r}")
         self.density = density
         self.conditions = conditions
+        self.space = agent.space
         self.needs_score = agent.needs_score
         self.states: list[Tensor] = []
         self.scores: list[Tensor] = []
@@ -49,6 +52,7 @@ class _Visits:
         if not self.needs_score or self.density is None:
             return None
         self.value, score = self.density.value_and_score(state, *self.conditions)
+        score = self.space.score(state, score)
         self.scores.append(score)
         return score
 
@@ -72,6 +76,9 @@ def rollout_generation(
     context: Tensor | None = None,
     scale: float = 1.0,
     added: float = 0.0,
+    drift: float = 0.0,
+    start: Tensor | None = None,
+    first: int = 0,
     differentiable: bool = False,
 ) -> TensorDict:
     """Sample `n` generation paths; see `Agent.generate`.
@@ -84,18 +91,28 @@ def rollout_generation(
         >>> paths["state"].shape, paths["log_reward"].shape
         (torch.Size([3, 5, 2]), torch.Size([3]))
     """
+    if start is None and first != 0:
+        raise InputError(f"start: expected states at grid point {first}, got None")
+    if drift != 0.0 and density is None:
+        raise InputError("drift: needs the gradient of the log density: pass the target as `density`")
     context, conditions = agent.contexts_of(n, context)
     with torch.set_grad_enabled(differentiable):
-        visits = _Visits(agent, density, conditions)
-        state = agent.initial_state(n)
+        visits = _Visits(agent, density, conditions, first)
+        state = agent.initial_state(n) if start is None else start
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
-        for k in range(agent.steps):
-            mean, log_variance = agent.generation_step(state, k, visits.add(state), table, embedding)
+        for k in range(first, agent.steps):
+            score = visits.add(state)
+            mean, log_variance = agent.generation_step(state, k, score, table, embedding)
             std = (0.5 * log_variance).exp()
+            if drift != 0.0 and density is not None:
+                slope = score
+                if slope is None:
+                    slope = agent.space.score(state, density.value_and_score(state, *conditions)[1])
+                mean = mean + drift * std * (std * slope).clamp(-1.0, 1.0)
             if scale != 1.0 or added != 0.0:
                 extra = added**2 * agent.generation.variance[k]
                 std = ((scale * std).square() + extra).sqrt()
-            action = torch.addcmul(mean - state, std.expand_as(mean), torch.randn_like(mean))
+            action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
         log_reward = visits.value
@@ -111,6 +128,7 @@ def rollout_destruction(
     log_reward: Tensor | None = None,
     *,
     context: Tensor | None = None,
+    first: int = 0,
 ) -> TensorDict:
     """Destroy the samples `x`; see `Agent.destroy`.
 
@@ -125,17 +143,17 @@ def rollout_destruction(
     """
     context, conditions = agent.contexts_of(len(x), context)
     with torch.no_grad():
-        visits = _Visits(agent, density, conditions)
+        visits = _Visits(agent, density, conditions, first)
         table = agent.destruction_trunk.time_embedding() if agent.destruction.learned else None
         embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.learned else None
         state = x
-        for k in range(agent.steps, 0, -1):
+        for k in range(agent.steps, first, -1):
             score = visits.add(state)
             if log_reward is None and density is not None:
                 log_reward = density(state, *conditions) if visits.value is None else visits.value
             mean, log_variance = agent.destruction_step(state, k, score, table, embedding)
             std = (0.5 * log_variance).exp()
-            action = torch.addcmul(mean - state, std.expand_as(mean), torch.randn_like(mean))
+            action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
         return visits.trajectory(log_reward, context, reverse=True)

@@ -1,4 +1,4 @@
-"""What is remembered: replay of the agent's own states and its priorities, and anchors found without the agent.
+"""What is remembered: replay of the agent's own states, its priorities, anchors found without the agent, local search.
 
 Buffers know targets and state spaces, but no policies and no training.
 """
@@ -12,6 +12,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "annealing": ["annealed_smc"],
         "conditional_annealing": ["annealed_smc_by_context"],
         "context_groups": ["context_keys", "draw_companions"],
+        "langevin": ["Chains", "Tempered", "langevin_move"],
+        "local_search": ["EbbAndFlowSearch", "LangevinSearch", "LocalSearch"],
         "priorities": ["PRIORITIES", "Priority", "get_priority"],
         "priority_sampler": ["PrioritySampler"],
         "replay": ["Replay"],

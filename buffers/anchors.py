@@ -6,6 +6,7 @@ found by search and only then learned. A trainer draws a share of each replay ba
 states with the current destruction policy, as it does with remembered terminal states.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -116,6 +117,17 @@ class Anchors:
         if self.contexts is not None:
             columns["context"] = self.contexts[index]
         return TensorDict(columns, batch_size=[n], device=self.states.device)
+
+    def refreshed(self, index: Tensor, states: Tensor, log_reward: Tensor) -> "Anchors":
+        """These anchors with the rows `index` `[k]` replaced by moved `states` `[k, dim]` and their `log_reward` `[k]`.
+
+        Moves that leave the target's law alone (`LocalSearch`) keep the anchors what they are, and make them new.
+        """
+        return dataclasses.replace(
+            self,
+            states=self.states.index_copy(0, index, states),
+            log_reward=self.log_reward.index_copy(0, index, log_reward),
+        )
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """A flat dict of tensors and whole numbers; log Z and its error as double-precision tensors `[]`."""

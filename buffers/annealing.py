@@ -10,10 +10,7 @@ At each temperature the particles are reweighted by (π_β' / π_β), resampled 
 size falls below a threshold, and moved by kernels that leave π_β invariant (Del Moral, Doucet & Jasra 2006,
 "Sequential Monte Carlo samplers"):
 
-- *Langevin moves* (MALA) preconditioned by the population's standard deviation per coordinate. The drift is clipped, in
-  the proposal and in its reverse alike, so the Metropolis test stays exact on steep densities (truncated MALA,
-  Roberts & Tweedie 1996). Step sizes vary at random by particle, which helps where the scale of the density varies
-  from place to place.
+- *Langevin moves* (`langevin.py`) preconditioned by the population's standard deviation per coordinate.
 - *Block moves*, which carry particles across barriers: some coordinates are proposed independently from histograms of
   the population's marginals. Each half of the population uses histograms of the other half; with its own, a particle
   would pull the proposal towards itself, and log Z would be biased.
@@ -31,21 +28,18 @@ from torch import Tensor
 from ..envs.errors import InputError, whole_number
 from ..envs.target import Target
 from .anchors import Anchors
+from .langevin import Chains, Tempered, langevin_move
 
 __all__ = ["annealed_smc"]
 
-_STEP_JITTER = 0.5  # standard deviation of log step size over particles
 _BLOCK_ACCEPTANCE = 0.3
 _BINS = 64
 
 
 @dataclass
-class _Population:
-    """Particles `x [n, d]` with log density and its gradient, log weights `[n]` and first ancestors `[n]`."""
+class _Population(Chains):
+    """Chains with log weights `[n]` and first ancestors `[n]`."""
 
-    x: Tensor
-    energy: Tensor
-    score: Tensor
     log_weight: Tensor
     ancestor: Tensor
 
@@ -53,65 +47,8 @@ class _Population:
         self.x, self.energy, self.score = self.x[index], self.energy[index], self.score[index]
         self.log_weight, self.ancestor = self.log_weight[index], self.ancestor[index]
 
-    def replace(self, where: Tensor, x: Tensor, energy: Tensor, score: Tensor) -> None:
-        self.x = torch.where(where[:, None], x, self.x)
-        self.score = torch.where(where[:, None], score, self.score)
-        self.energy = torch.where(where, energy, self.energy)
 
-
-@dataclass
-class _Path:
-    """The tempered density at the current β."""
-
-    target: Target
-    initial_std: float
-    beta: float = 0.0
-
-    def log_initial(self, x: Tensor) -> Tensor:
-        constant = x.shape[-1] * math.log(self.initial_std * math.sqrt(2.0 * math.pi))
-        return -0.5 * (x / self.initial_std).square().sum(dim=-1) - constant
-
-    def log_prob(self, x: Tensor, energy: Tensor) -> Tensor:
-        return (1.0 - self.beta) * self.log_initial(x) + self.beta * energy
-
-    def score(self, x: Tensor, score: Tensor) -> Tensor:
-        bound = 1e15  # keeps squares finite in single precision; the drift is clipped far below anyway
-        slope = (1.0 - self.beta) * (-x / self.initial_std**2) + self.beta * score
-        return slope.nan_to_num(posinf=bound, neginf=-bound).clamp(-bound, bound)
-
-    def accept(self, population: _Population, y: Tensor, energy: Tensor, score: Tensor, correction: Tensor) -> Tensor:
-        """Metropolis test of proposals `y`; `correction` is log q(y→x) − log q(x→y). Returns the acceptance `[n]`."""
-        log_ratio = self.log_prob(y, energy) - self.log_prob(population.x, population.energy) + correction
-        # Outside the support: never go there. (−inf minus −inf is NaN, hence the explicit test.)
-        log_ratio = torch.where(energy == -torch.inf, -torch.inf, log_ratio.nan_to_num(nan=-torch.inf, posinf=0.0))
-        probability = log_ratio.clamp(max=0.0).exp()
-        population.replace(torch.rand_like(probability) < probability, y, energy, score)
-        return probability
-
-
-def _langevin(path: _Path, population: _Population, std: Tensor, log_step: float) -> Tensor:
-    """One MALA move; returns the acceptance of each particle `[n]`. Steps are in units of `std [d]`."""
-    x = population.x
-    n, d = x.shape
-    step = math.exp(log_step) * (_STEP_JITTER * torch.randn(n, 1, dtype=x.dtype, device=x.device)).exp()
-    limit = 2.0 * math.sqrt(d)
-
-    def mean(x: Tensor, score: Tensor) -> Tensor:
-        drift = step * path.score(x, score) * std  # [n, d], twice the drift in units of the noise
-        clip = (limit / drift.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp(max=1.0)
-        return x + 0.5 * step * std * clip * drift
-
-    def log_density(y: Tensor, mean: Tensor) -> Tensor:
-        return -0.5 * ((y - mean) / (step * std)).square().sum(dim=-1)
-
-    forward = mean(x, population.score)
-    y = forward + step * std * torch.randn_like(x)
-    energy, score = path.target.value_and_score(y)
-    correction = log_density(x, mean(y, score)) - log_density(y, forward)
-    return path.accept(population, y, energy, score, correction)
-
-
-def _block(path: _Path, population: _Population, std: Tensor, share: float) -> Tensor:
+def _block(path: Tempered, population: _Population, std: Tensor, share: float) -> Tensor:
     """One block move; returns the acceptance of each particle `[n]`. The population comes back in another order.
 
     Half of the particles redraw one coordinate, the others each coordinate with probability `share`.
@@ -260,7 +197,7 @@ def annealed_smc(
                 f"{initial_std!r}: all {n} particles have log density -inf"
             )
         population = _Population(x, energy, score, torch.zeros_like(energy), torch.arange(n, device=device))
-        path = _Path(target, initial_std)
+        path = Tempered(target, initial_std, beta=0.0)
         log_z, log_z_stderr = torch.zeros_like(energy[0]), torch.zeros_like(energy[0])
         log_step, share = 0.0, 0.5
         ess_history: list[float] = []
@@ -292,7 +229,7 @@ def annealed_smc(
             std = variance.sqrt().clamp_min(1e-6 * initial_std)
             accepted = []
             for _ in range(moves):
-                accepted.append(float(_langevin(path, population, std, log_step).mean()))
+                accepted.append(float(langevin_move(path, population, std, log_step).mean()))
                 log_step += accepted[-1] - target_acceptance
             acceptance.append(sum(accepted) / moves)
             excess = float(_block(path, population, std, share).mean()) - _BLOCK_ACCEPTANCE

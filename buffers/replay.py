@@ -19,13 +19,14 @@ from .context_groups import context_keys, draw_companions
 from .priorities import get_priority
 from .priority_sampler import PrioritySampler
 
-__all__ = ["Replay"]
+__all__ = ["ORIGINS", "Replay"]
+
+Origin = Literal["policy", "local search"]
+ORIGINS: tuple[Origin, ...] = ("policy", "local search")  # a row holds the position in this tuple
+COLUMNS = ("state", "log_reward", "log_ratio", "known", "origin")
 
 if "RL_LOGGING_LEVEL" not in os.environ:  # TorchRL announces every storage on standard output
     logging.getLogger("torchrl").setLevel(logging.WARNING)
-
-
-_COLUMNS = ("state", "log_reward", "log_ratio", "known", "context")  # the last of a conditional target only
 
 
 class Replay:
@@ -108,9 +109,15 @@ class Replay:
         """Probability of each remembered row to be drawn, `[N]`, double precision."""
         return self._sampler.probabilities(self._buffer.storage)
 
+    def share_of(self, origin: Origin) -> float:
+        """Share of the remembered rows that come from `origin`; 0 when nothing is remembered."""
+        if len(self) == 0:
+            return 0.0
+        return float((self._columns()["origin"] == ORIGINS.index(origin)).double().mean())
+
     # Remember -----------------------------------------------------------------------------------------------------
 
-    def extend(self, batch: TensorDictBase) -> Tensor:
+    def extend(self, batch: TensorDictBase, origin: Origin = "policy") -> Tensor:
         """Remember rows, overwriting the oldest when full; waits for the host once, to check the values.
 
         Args:
@@ -119,6 +126,7 @@ class Replay:
                 `[B]` in nats. Rows without a finite `log_ratio`
                 count as never evaluated: priorities that need it give them the largest priority present. More rows
                 than the capacity: the last ones are kept.
+            origin: where the rows come from, one of `ORIGINS`.
 
         Returns:
             Positions of the rows kept, `[<= B]`, to be used with `update`.
@@ -126,7 +134,10 @@ class Replay:
         Raises:
             InputError: on a missing key, a wrong shape, a non-finite state, or a NaN or +inf log reward.
         """
+        if origin not in ORIGINS:
+            raise InputError(f"origin: expected one of {list(ORIGINS)}, got {origin!r}")
         rows = self._checked(batch)
+        rows["origin"] = torch.full(rows.shape, ORIGINS.index(origin), dtype=torch.int8, device=self.device)
         if rows.shape[0] == 0:
             return torch.zeros(0, dtype=torch.long, device=self.device)
         index = self._buffer.extend(rows[-self.capacity :], update_priority=False)
@@ -247,7 +258,7 @@ class Replay:
         writer = self._buffer.writer.state_dict()
         state: dict[str, Tensor | int] = {"capacity": self.capacity, "cursor": writer["_cursor"]}
         if len(self):
-            state |= {key: column.clone() for key, column in self._columns().items() if key in _COLUMNS}
+            state |= {key: column.clone() for key, column in self._columns().items() if key in (*COLUMNS, "context")}
             state["priorities"] = self.priorities.clone()
         return state
 
@@ -274,7 +285,7 @@ class Replay:
 
     def _saved_rows(self, state: Mapping[str, Tensor | int]) -> TensorDict:
         columns: dict[str, Tensor] = {}
-        for key in ("state", "log_reward", "log_ratio", "known", "priorities"):
+        for key in (*COLUMNS, "priorities"):
             value = state.get(key)
             if not isinstance(value, Tensor):
                 raise InputError(f"{key}: missing from the saved replay")

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "given": ["GivenTarget"],
         "registry": ["get_target", "list_targets"],
         "sampling": ["DestructionEnv", "GenerationEnv", "InitialLaw"],
-        "spaces": ["Continuous"],
+        "spaces": ["Compressed", "Continuous"],
         "target": ["Target"],
         "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "ManyWell"],
     },

@@ -9,7 +9,6 @@ import importlib
 import inspect
 import math
 import os
-import re
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -20,7 +19,7 @@ from .errors import InputError, whole_number
 if TYPE_CHECKING:
     from .target import Target
 
-__all__ = ["BUILT_IN", "get_target", "list_targets"]
+__all__ = ["BUILT_IN", "get_target", "list_families", "list_targets"]
 
 PLUGIN_GROUP = "ebbflow.targets"
 
@@ -28,12 +27,41 @@ BUILT_IN: dict[str, str] = {
     "gmm25": "25 Gaussians on a grid in 2 dimensions, covariance 0.3 I",
     "gmm25-narrow": "the same grid with standard deviation 0.15",
     "gmm40": "40 Gaussians with means uniform in [-40, 40]^2, standard deviation 1",
-    "funnel": "Neal's funnel in 10 dimensions (funnel-<d>: in d >= 2)",
-    "manywell-32": "16 pairs of two wells each, 65,536 modes (manywell-<d>: in even d)",
-    "conditional-gmm": "4 Gaussians in 2 dimensions that move with a context in [-1, 1]^2, known log Z(c)",
+    "funnel": "Neal's funnel in 10 dimensions",
+    "manywell-32": "16 pairs of two wells each, 65,536 modes",
+    "manywell-narrow-32": "the same, wells half as wide, four times as deep",
+    "manywell-distorted-32": "manywell-32 rotated and stretched at random",
+    "student-t": "10 Student-t modes of infinite variance in 2 dimensions",
+    "gmm-wishart": "10 Gaussians with random covariances in 2 dimensions",
+    "ring8": "8 Gaussians on a circle in 2 dimensions",
+    "banana": "a bent Gaussian in 2 dimensions",
+    "rosenbrock": "Rosenbrock's density, a narrow parabola in 2 dimensions",
+    "lgcp": "log-Gaussian Cox process on 40 x 40 cells, simulated",
+    "lgcp-whitened": "the same, in coordinates independent a priori",
+    "conditional-gmm": "4 Gaussians in 2 dimensions that move with a context",
 }
 
-_FAMILY = re.compile(r"(funnel|manywell)(?:-(\d+))?")
+# Names that are one target, and names that a number follows: where the target is made (a module of `targets`, and a
+# callable in it), and which of its arguments the number is. What ends in a hyphen may stand without it, with `dim`.
+_SINGLE = {
+    "gmm25": "mixtures:gmm25",
+    "gmm25-narrow": "mixtures:gmm25_narrow",
+    "gmm40": "mixtures:gmm40",
+    "conditional-gmm": "conditional_mixture:ConditionalMixture",
+}
+_NUMBERED = {
+    "funnel-": ("funnel:Funnel", "dim"),
+    "manywell-": ("many_well:ManyWell", "dim"),
+    "manywell-narrow-": ("many_well:narrow_many_well", "dim"),
+    "manywell-distorted-": ("distorted_many_well:DistortedManyWell", "dim"),
+    "student-t-": ("student_t:student_t", "dim"),
+    "gmm-wishart-": ("covariance_mixture:gmm_wishart", "dim"),
+    "ring": ("ring:ring", "modes"),
+    "banana-": ("banana:Banana", "dim"),
+    "rosenbrock-": ("rosenbrock:Rosenbrock", "dim"),
+    "lgcp-": ("cox_process:CoxProcess", "dim"),
+    "lgcp-whitened-": ("cox_process:whitened_cox_process", "dim"),
+}
 
 
 def get_target(
@@ -90,6 +118,16 @@ def list_targets() -> dict[str, str]:
     return lines
 
 
+def list_families() -> list[str]:
+    """Built-in names that a number completes: <d> is the number of coordinates, <n> the number of modes.
+
+    Example:
+        >>> list_families()[:2]
+        ['funnel-<d>', 'manywell-<d>']
+    """
+    return [prefix + {"dim": "<d>", "modes": "<n>"}[argument] for prefix, (_, argument) in _NUMBERED.items()]
+
+
 def _is_real(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -125,32 +163,32 @@ def _resolve(spec: str, dim: int | None) -> "Target":
     close = difflib.get_close_matches(name.lower(), [*known, "manywell"], n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
     raise InputError(
-        f"target: unknown name {name!r}{hint} Known: {', '.join(known)}, funnel-<d>, manywell-<d>, "
+        f"target: unknown name {name!r}{hint} Known: {', '.join([*known, *list_families()])}, "
         "or package.module:attribute"
     )
 
 
 def _built_in(name: str, dim: int | None) -> "Target | None":
-    if name in ("gmm25", "gmm25-narrow", "gmm40"):
-        from .targets import mixtures
-
-        return {"gmm25": mixtures.gmm25, "gmm25-narrow": mixtures.gmm25_narrow, "gmm40": mixtures.gmm40}[name]()
-    if name == "conditional-gmm":
-        from .targets.conditional_mixture import ConditionalMixture
-
-        return ConditionalMixture()
-    if (match := _FAMILY.fullmatch(name)) is None:
+    if name in _SINGLE:
+        return _make(_SINGLE[name])
+    digits = name[len(name.rstrip("0123456789")) :]
+    if digits and (prefix := name.removesuffix(digits)) in _NUMBERED:
+        maker, argument = _NUMBERED[prefix]
+        return _make(maker, **{argument: int(digits)})
+    if f"{name}-" not in _NUMBERED:
         return None
-    from .targets.funnel import Funnel
-    from .targets.many_well import ManyWell
+    if dim is not None:
+        return _make(_NUMBERED[f"{name}-"][0], dim=dim)
+    if name not in BUILT_IN:
+        listed = next(known for known in BUILT_IN if known.startswith(f"{name}-"))
+        raise InputError(f"dim: target {name!r} needs an even number of coordinates; give dim, or write {listed}")
+    return _make(_NUMBERED[f"{name}-"][0])
 
-    family, digits = match.groups()
-    size = int(digits) if digits else dim
-    if family == "funnel":
-        return Funnel(10 if size is None else size)
-    if size is None:
-        raise InputError("dim: target 'manywell' needs an even number of coordinates; give dim, or write manywell-32")
-    return ManyWell(size)
+
+def _make(maker: str, **arguments: int) -> "Target":
+    module, _, attribute = maker.partition(":")
+    built: Target = getattr(importlib.import_module(f"{__package__}.targets.{module}"), attribute)(**arguments)
+    return built
 
 
 def _import_attribute(name: str) -> Any:

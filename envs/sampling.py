@@ -63,10 +63,13 @@ class InitialLaw:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """`n` independent initial states, `[n, dim]`; from torch's global generator unless one is given."""
+        """`n` independent initial states, `[n, dim]`, normal in the coordinates of the space; from torch's global
+        generator unless one is given.
+        """
         if self.std == 0.0:
             return torch.zeros(n, *space.shape, device=device, dtype=dtype)
-        return self.std * torch.randn(n, *space.shape, generator=generator, device=device, dtype=dtype)
+        u = self.std * torch.randn(n, *space.shape, generator=generator, device=device, dtype=dtype)
+        return space.transition(torch.zeros_like(u), u, 0)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density, `[..., dim] -> [...]`; 0 for the Dirac, which adds no term to a path's log-ratio."""
@@ -84,6 +87,7 @@ class _WalkEnv(EnvBase):
         target: Target,
         steps: int,
         *,
+        space: Continuous | None,
         batch_size: Sequence[int],
         device: torch.device | str | None,
         dtype: torch.dtype,
@@ -94,7 +98,9 @@ class _WalkEnv(EnvBase):
         batch = torch.Size(batch_size)
         super().__init__(device=torch.device(device or "cpu"), batch_size=batch)
         self.target = target.to(self.device)
-        self.space = target.space
+        self.space = target.space if space is None else space
+        if self.space.shape != target.space.shape:
+            raise InputError(f"space: expected states of shape {list(target.space.shape)}, got {self.space}")
         self.steps = steps
         self.state_dtype = dtype
         states = torch.Size([*batch, *self.space.shape])
@@ -200,12 +206,13 @@ class GenerationEnv(_WalkEnv):
         steps: int,
         initial_law: InitialLaw = InitialLaw(0.0),
         *,
+        space: Continuous | None = None,
         batch_size: Sequence[int] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         target.require_log_prob("generation")
-        super().__init__(target, steps, batch_size=batch_size, device=device, dtype=dtype)
+        super().__init__(target, steps, space=space, batch_size=batch_size, device=device, dtype=dtype)
         self.initial_law = initial_law
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDict:
@@ -265,13 +272,14 @@ class DestructionEnv(_WalkEnv):
         steps: int,
         source: Callable[..., Tensor] | None = None,
         *,
+        space: Continuous | None = None,
         batch_size: Sequence[int] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if source is not None and not callable(source):
             raise InputError(f"source: expected a function of a count, got {type(source).__name__}")
-        super().__init__(target, steps, batch_size=batch_size, device=device, dtype=dtype)
+        super().__init__(target, steps, space=space, batch_size=batch_size, device=device, dtype=dtype)
         self.source = source
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDict:

@@ -7,6 +7,7 @@ import csv
 import io
 import signal
 from contextlib import suppress
+from math import isnan
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ class MetricsLogger(Callback):
     """Computes live numbers every `log_every` iterations, keeps them in `rows`, and appends them to a CSV file.
 
     Columns: iteration, the losses of that iteration (nats²), log_z (of the objective), elbo, eubo (blank without exact
-    samples), ess (share), skipped, energy_calls, gradient_calls, seconds.
+    samples), ess (share), skipped, energy_calls, gradient_calls, search_acceptance (of the last local search; blank
+    before it), search_share (share of the memory that came from local search), seconds.
 
     Args:
         path: the CSV file, or None to keep the rows in memory only.
@@ -96,6 +98,8 @@ class MetricsLogger(Callback):
         "skipped",
         "energy_calls",
         "gradient_calls",
+        "search_acceptance",
+        "search_share",
         "seconds",
     )
 
@@ -120,12 +124,15 @@ class MetricsLogger(Callback):
             return
         row: dict[str, Any] = {name: float(losses[name]) for name in self.COLUMNS if name.startswith("loss_")}
         row |= live_numbers(trainer.evaluated_agent, trainer.target, self.samples, seed=trainer.iteration)
+        search = trainer.local_search
         row |= {
             "iteration": trainer.iteration,
             "log_z": float(self._log_z(trainer)),
             "skipped": trainer.skipped,
             "energy_calls": trainer.energy_calls,
             "gradient_calls": trainer.gradient_calls,
+            "search_acceptance": None if search is None or isnan(search.acceptance) else search.acceptance,
+            "search_share": trainer.replay.share_of("local search"),
             "seconds": round(trainer.seconds, 3),
         }
         self.rows.append({name: row[name] for name in self.COLUMNS})

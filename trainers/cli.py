@@ -220,12 +220,15 @@ class Targets(_Command):
         from rich.console import Console
         from rich.table import Table
 
-        from ..envs.registry import list_targets
+        from ..envs.registry import list_families, list_targets
 
         table = Table("target", "what it is", box=None)
         for name, description in list_targets().items():
             table.add_row(name, description)
-        Console().print(table)
+        console = Console()
+        console.print(table)
+        console.print(f"\nWith d coordinates, or n modes: {', '.join(list_families())}.", highlight=False)
+        console.print("Of your own: package.module:attribute.", highlight=False)
         return 0
 
 

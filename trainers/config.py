@@ -21,6 +21,7 @@ from ..envs.errors import InputError, whole_number
 __all__ = [
     "AnchorConfig",
     "ExplorationConfig",
+    "LocalSearchConfig",
     "OptimiserConfig",
     "ReplayConfig",
     "TrainConfig",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 Contents = Literal["terminal", "path"]
+LocalSearchKind = Literal["none", "mala", "ebb_and_flow"]
 Schedule = Literal["cosine", "constant", "exponential"]
 Precision = Literal["float32", "float64"]
 
@@ -40,12 +42,15 @@ SEEDS = 2**63  # what torch takes
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Wider steps of the generation policy while it collects, and a flatter target while it learns."""
+    """Wider and pushed steps of the generation policy while it collects, and a flatter target while it learns."""
 
     scale: float = 1.5
     """Initial factor on the standard deviation of every generation step, >= 1."""
     added: float = 0.0
     """Initial extra standard deviation, as a multiple of the reference step's."""
+    drift: float = 0.0
+    """Initial size of a bounded Langevin drift, in standard deviations of the step (0.5: Langevin dynamics, 0: none).
+    Costs a gradient call a step of every new path."""
     inverse_temperature: float = 1.0
     """Initial inverse temperature of the target in the loss, rising geometrically to 1; 1 for no tempering."""
     until: float = 0.5
@@ -88,6 +93,26 @@ class AnchorConfig:
     """Of a conditional target: the number of contexts searched, drawn from its law; they share the particles."""
     samples: str | None = None
     """A .npy file of your own samples `[n, dim]` to use instead of the search."""
+
+
+@dataclass(frozen=True)
+class LocalSearchConfig:
+    """Markov chain moves of remembered states, put back into the memory."""
+
+    kind: LocalSearchKind = "none"
+    """none, mala (Langevin moves), or ebb_and_flow (destroy some steps back and regenerate, by the policies)."""
+    every: int = 100
+    """Iterations between two searches."""
+    states: int = 256
+    """Remembered states drawn (by priority) and moved in a search; those that moved become new rows."""
+    anchors: int = 0
+    """Anchors moved in a search, in place: the same law, new states."""
+    moves: int = 20
+    """Moves of each state in a search."""
+    steps_back: int = 2
+    """Steps that an ebb-and-flow move destroys and regenerates, at most the number of steps."""
+    target_acceptance: float = 0.574
+    """Acceptance that the step size of Langevin moves is adapted to."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +184,8 @@ class TrainConfig:
     """Replay."""
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     """Anchors."""
+    local_search: LocalSearchConfig = field(default_factory=LocalSearchConfig)
+    """Local search."""
     generation_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser of the generation policy and of the shared backbone."""
     destruction_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -194,12 +221,21 @@ class TrainConfig:
             "anchors.count": 2,
             "anchors.temperatures": 1,
             "anchors.moves": 1,
+            "local_search.every": 1,
+            "local_search.states": 0,
+            "local_search.anchors": 0,
+            "local_search.moves": 1,
+            "local_search.steps_back": 1,
             **{f"{name}.warmup": 0 for name in OPTIMISERS},
         }
         for name, least in at_least.items():
             value = self._lookup(name)
             whole_number(name, value, least=least)
-        choices: dict[str, Any] = {"dtype": Precision, "replay.contents": Contents}
+        choices: dict[str, Any] = {
+            "dtype": Precision,
+            "replay.contents": Contents,
+            "local_search.kind": LocalSearchKind,
+        }
         choices |= {f"{name}.schedule": Schedule for name in OPTIMISERS}
         for name, choice in choices.items():
             if self._lookup(name) not in typing.get_args(choice):
@@ -229,6 +265,17 @@ class TrainConfig:
             value = self._lookup(name)
             if not 0.0 <= value < 1.0:
                 raise InputError(f"{name}: expected a number from 0 to below 1, got {value!r}")
+        search = self.local_search
+        if not 0.0 < search.target_acceptance < 1.0:
+            raise InputError(
+                f"local_search.target_acceptance: expected a number between 0 and 1, got {search.target_acceptance!r}"
+            )
+        if search.kind != "none" and self.replay.share == 0:
+            raise InputError(f"local_search.kind: expected 'none' where replay.share is 0, got {search.kind!r}")
+        if search.kind == "ebb_and_flow" and search.steps_back > self.steps:
+            raise InputError(
+                f"local_search.steps_back: expected at most steps = {self.steps}, got {search.steps_back!r}"
+            )
         if not -float("inf") < self.log_reward_floor < 0:
             raise InputError(f"log_reward_floor: expected a finite number < 0, got {self.log_reward_floor!r}")
 

@@ -423,7 +423,7 @@ def _chunk(agent: Agent, chunk: int | None) -> int:
 
 def check_agent(agent: Agent, target: Target | None) -> None:
     """Raise an InputError for an agent with parameters that are not finite, or of another space than the target's."""
-    if target is not None and target.space != agent.space:
+    if target is not None and target.space.shape != agent.space.shape:
         raise InputError(f"target {target.name!r} has states in {target.space}, but the agent's are in {agent.space}")
     if target is not None and target.context_space != agent.free_context_space:
         raise InputError(

@@ -1,6 +1,6 @@
 """The training loop, and nothing else:
 
-    collect → draw → objective → optimisers → target networks → priorities → remember → callbacks.
+    collect → draw → objective → optimisers → target networks → priorities → remember → search → callbacks.
 
 Everything observable (progress, logging, checkpoints, the NaN guard) is a callback.
 """
@@ -9,6 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 from zipfile import BadZipFile
 
@@ -20,11 +21,13 @@ from torchrl.objectives import SoftUpdate
 
 from ..agents.agent import Agent
 from ..agents.architecture import build_agent
+from ..agents.ebb_and_flow import ebb_and_flow
 from ..agents.exploration import Exploration
 from ..buffers.anchors import Anchors
 from ..buffers.annealing import annealed_smc
 from ..buffers.conditional_annealing import annealed_smc_by_context
-from ..buffers.replay import Replay
+from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
+from ..buffers.replay import Origin, Replay
 from ..envs.errors import InputError
 from ..envs.target import Target
 from .callbacks import Callback
@@ -51,6 +54,7 @@ class Trainer:
     Attributes:
         agent: the agent being trained.
         averaged: the exponentially averaged agent, which is evaluated and sampled from.
+        local_search: what moves remembered states, with its acceptance and its share of the calls; None for none.
         iteration: iterations done.
         seconds: seconds spent in `prepare` and the loop so far, over interruptions.
         skipped: updates left out because a loss or gradient was not finite.
@@ -126,6 +130,7 @@ class Trainer:
             device=self.device,
         )
         self.anchors = anchors
+        self.local_search = self._build_local_search()
         self.callbacks = list(callbacks)
         self.iteration = 0
         self.seconds = 0.0
@@ -151,6 +156,15 @@ class Trainer:
             )
         finally:
             torch.set_default_dtype(before)
+
+    def _build_local_search(self) -> LocalSearch | None:
+        config = self.config.local_search
+        if config.kind == "none":
+            return None
+        if config.kind == "mala":
+            return LangevinSearch(self.target, config.moves, config.target_acceptance)
+        propose = partial(ebb_and_flow, self.agent, density=self.target, steps_back=config.steps_back)
+        return EbbAndFlowSearch(self.target, config.moves, propose)
 
     @property
     def evaluated_agent(self) -> Agent:
@@ -203,7 +217,7 @@ class Trainer:
             self.anchors = self._find_anchors()
         with torch.no_grad():
             context = self._new_contexts(config.batch_size, config.contexts_per_batch, ())
-            paths = self._collect(config.batch_size, context, scale=1.0, added=0.0)
+            paths = self._collect(config.batch_size, context)
             inside = paths["log_reward"] > config.log_reward_floor
             paths["log_reward"] *= self.exploration.inverse_temperature_at(0.0)
             log_ratio = self.agent.log_ratio(paths)
@@ -243,8 +257,9 @@ class Trainer:
         the gap between generated and destroyed paths, which separate batches would hide from it.
         """
         progress = self.iteration / self.config.iterations
-        scale, added = self.exploration.at(progress)
         from_replay, from_anchors = self._remembered_counts()
+        scale, added = self.exploration.at(progress)
+        drift = self.exploration.drift_at(progress)
         count = self.config.batch_size - from_replay - from_anchors
         if self.target.is_conditional:  # new paths go to the contexts of remembered ones, so these are drawn first
             drawn, anchored = self._draw(from_replay, from_anchors)
@@ -252,9 +267,9 @@ class Trainer:
             context = self._new_contexts(
                 count, fresh, [rows["context"] for rows in (drawn, anchored) if rows is not None]
             )
-            new = self._collect(count, context, scale=scale, added=added)
+            new = self._collect(count, context, scale=scale, added=added, drift=drift)
         else:
-            new = self._collect(count, scale=scale, added=added)
+            new = self._collect(count, scale=scale, added=added, drift=drift)
             drawn, anchored = self._draw(from_replay, from_anchors)
         batch = TensorDict.cat([new, *self._remembered_paths(drawn, anchored)])
         if drawn is not None and self.config.replay.beta > 0:
@@ -275,14 +290,53 @@ class Trainer:
         else:
             self.skipped += 1
         log_ratio = losses["log_ratio"]
-        if self.target.is_conditional:  # priorities compare rows of different contexts: by what is wrong within each
-            with torch.no_grad():
-                log_ratio = log_ratio + self.agent.log_z_given(batch["context"])
+        log_ratio = self._within_context(log_ratio, batch.get("context", None))
         if drawn is not None:
             self.replay.update(drawn["index"], log_ratio[len(new) : len(new) + from_replay])
         if self.config.replay.share > 0:
             self._remember(new, log_ratio[: len(new)])
+        if self.local_search is not None and (self.iteration + 1) % self.config.local_search.every == 0:
+            self._search(self.local_search, self.exploration.inverse_temperature_at(progress))
         return losses.detach()
+
+    def _within_context(self, log_ratio: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """Log-ratios `[n]` that may be compared, as priorities do: D + log Z(c) where log Z depends on the context."""
+        if context is None:
+            return log_ratio
+        with torch.no_grad():
+            return log_ratio + self.agent.log_z_given(context)
+
+    def _search(self, search: LocalSearch, inverse_temperature: float) -> None:
+        """Move remembered states, which makes new rows of those that moved, and anchors, which takes their place."""
+        config = self.config.local_search
+        from_replay = config.states if len(self.replay) else 0
+        from_anchors = 0 if self.anchors is None else min(config.anchors, len(self.anchors))
+        parts = []
+        if from_replay:
+            drawn = self.replay.draw(from_replay)
+            state = drawn["state"] if self.config.replay.contents == "terminal" else drawn["state"][:, -1]
+            parts.append((state, drawn["log_reward"], drawn.get("context", None)))
+        if self.anchors is not None and from_anchors:
+            index = torch.randperm(len(self.anchors), device=self.device)[:from_anchors]
+            contexts = self.anchors.contexts
+            own = None if contexts is None else contexts[index]
+            parts.append((self.anchors.states[index], self.anchors.log_reward[index], own))
+        if not parts:
+            return
+        before, log_reward = (torch.cat([part[i] for part in parts]) for i in range(2))
+        context = torch.cat([part[2] for part in parts]) if self.target.is_conditional else None
+        states, log_reward = search.run(before, log_reward, context)
+        if self.anchors is not None and from_anchors:
+            self.anchors = self.anchors.refreshed(index, states[from_replay:], log_reward[from_replay:])
+        moved = (states != before).any(dim=-1)
+        moved[from_replay:] = False
+        if bool(moved.any()):
+            own = None if context is None else context[moved]
+            paths = self.agent.destroy(states[moved], self.target, log_reward[moved], context=own)
+            with torch.no_grad():
+                log_probs = self.agent.path_log_probs(paths)
+            log_ratio = self._within_context(log_probs.log_ratio(inverse_temperature * paths["log_reward"]), own)
+            self._remember(paths, log_ratio, "local search")
 
     def _remembered_counts(self) -> tuple[int, int]:
         """Rows of the next batch from the agent's own memory, and from the anchors; at least one row stays new."""
@@ -310,19 +364,27 @@ class Trainer:
             return None
         return contexts_of_new_rows(self.target, n, fresh, torch.cat(list(remembered)) if remembered else None)
 
-    def _collect(self, n: int, context: torch.Tensor | None = None, *, scale: float, added: float) -> TensorDict:
-        """New paths of the generation policy, widened by exploration."""
-        paths = self.agent.generate(n, self.target, context=context, scale=scale, added=added)
+    def _collect(
+        self,
+        n: int,
+        context: torch.Tensor | None = None,
+        *,
+        scale: float = 1.0,
+        added: float = 0.0,
+        drift: float = 0.0,
+    ) -> TensorDict:
+        """New paths of the generation policy, widened and pushed by exploration."""
+        paths = self.agent.generate(n, self.target, context=context, scale=scale, added=added, drift=drift)
         paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
         return paths
 
-    def _remember(self, paths: TensorDict, log_ratio: torch.Tensor) -> None:
+    def _remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = "policy") -> None:
         inside = paths["log_reward"] > self.config.log_reward_floor
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
         columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
         if self.target.is_conditional:
             columns["context"] = paths["context"]
-        self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside])
+        self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside], origin)
 
     def _remembered_paths(self, drawn: TensorDict | None, anchored: TensorDict | None) -> list[TensorDict]:
         """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed."""
@@ -356,6 +418,7 @@ class Trainer:
             "optimisers": self.optimisers.state_dict(),
             "replay": self.replay.state_dict(),
             "anchors": None if self.anchors is None else self.anchors.state_dict(),
+            "local_search": None if self.local_search is None else self.local_search.state_dict(),
             "counters": {
                 "iteration": self.iteration,
                 "seconds": self.seconds,
@@ -387,6 +450,8 @@ class Trainer:
             self.replay.load_state_dict(state["replay"])
             anchors = state["anchors"]
             self.anchors = None if anchors is None else Anchors.from_state_dict(anchors, self.device)
+            if self.local_search is not None:
+                self.local_search.load_state_dict(state["local_search"])
             counters = state["counters"]
             self.iteration, self.seconds, self.skipped = (counters[k] for k in ("iteration", "seconds", "skipped"))
             self._calls_before = (

@@ -18,7 +18,7 @@ from ebbflow.agents.actors import DESTRUCTION_MEANS, DESTRUCTION_VARIANCES
 from ebbflow.agents.references import REFERENCES
 from ebbflow.envs import CallableTarget, get_target
 
-NAMES = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-4", "manywell-32")
+NAMES = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-4", "manywell-32", "student-t", "rosenbrock")
 PATHS = 1000
 MARGIN = 30.0 / PATHS
 

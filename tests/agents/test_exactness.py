@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from ebbflow.agents import AgentConfig, build_agent
+from ebbflow.agents import AgentConfig, build_agent, ebb_and_flow
 from ebbflow.agents.actors import DESTRUCTION_MEANS, DESTRUCTION_VARIANCES
 from ebbflow.agents.references import REFERENCES
 from ebbflow.envs import CallableTarget, Continuous
@@ -163,6 +163,25 @@ def test_every_destruction_form(mean_form, variance_form, steps):
     kernels = constant_destruction(agent, torch.Generator().manual_seed(2))
     reverse(agent, kernels, mean, std**2)
     assert_exact(agent, gaussian_target(mean, std))
+
+
+@pytest.mark.parametrize("steps_back", [1, 3, 5])
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_every_ebb_and_flow_move_is_accepted(reference, steps_back):
+    """D is the same on all paths, hence on all segments from one state: the Metropolis ratio is one, from anywhere."""
+    agent = small_agent(reference, 5, destruction_mean="offset", destruction_variance="free")
+    mean, std = torch.tensor([0.8, -1.9]), torch.tensor([0.6, 1.4])
+    kernels = affine_destruction(agent, mean, std**2, torch.Generator().manual_seed(1))
+    reverse(agent, kernels, mean, std**2)
+    target = gaussian_target(mean, std)
+    for x in (target.sample(100), 4.0 * torch.randn(100, DIM)):
+        proposal = ebb_and_flow(agent, x, target(x), target, steps_back=steps_back)
+        assert proposal.log_acceptance.abs().max() < 1e-9
+        assert (proposal.state - x).abs().min() > 0
+        torch.testing.assert_close(proposal.log_reward, target(proposal.state))
+    with torch.no_grad():
+        agent.generation.readout.table[-1, 0, RAW, 0] += 1e-3  # the tolerance means something
+    assert ebb_and_flow(agent, x, target(x), target, steps_back=steps_back).log_acceptance.abs().max() > 1e-5
 
 
 def test_inexact_parameters_are_seen():

@@ -198,6 +198,76 @@ def test_widening_shows_in_the_samples(random_agent, scale, added):
     assert x.mean().abs().item() < 0.1
 
 
+@pytest.mark.parametrize("settings", [{}, {"langevin": True}], ids=str)
+def test_the_drift_pushes_every_step_along_the_bounded_score(random_agent, quartic, settings):
+    """As documented, also where the policy reads the score by itself, on top of widened noise; log R is not pushed."""
+    agent = random_agent(**settings)
+    torch.manual_seed(5)
+    paths = agent.generate(ROWS, quartic, scale=1.5, drift=0.7)
+    states = paths["state"]
+    torch.manual_seed(5)
+    agent.initial_state(ROWS)
+    clipped = []
+    for k in range(agent.steps):
+        score = quartic.value_and_score(states[:, k])[1]
+        mean, log_variance = agent.generation_step(states[:, k], k, score)
+        std = (0.5 * log_variance).exp()
+        clipped.append((std * score).abs() > 1)
+        mean = mean + 0.7 * std * (std * score).clamp(-1, 1)
+        expected = mean + 1.5 * std * torch.randn(ROWS, 2)
+        torch.testing.assert_close(states[:, k + 1], expected, rtol=1e-11, atol=1e-11)
+    assert 0 < torch.cat(clipped).double().mean() < 1  # both sides of the bound were seen
+    torch.testing.assert_close(paths["log_reward"], quartic(states[:, -1]))
+    assert ("score" in paths.keys()) == agent.needs_score  # noqa: SIM118 (a TensorDict)
+
+
+def test_what_the_drift_costs(random_agent, quartic):
+    """A value and a gradient for each step; nothing more where the policy reads the score anyway, or without drift."""
+    for settings, drift, expected in (({}, 0.5, (4, 3)), ({}, 0.0, (1, 0)), ({"langevin": True}, 0.5, (4, 4))):
+        before = quartic.energy_calls, quartic.gradient_calls
+        random_agent(steps=3, **settings).generate(ROWS, quartic, drift=drift)
+        calls = quartic.energy_calls - before[0], quartic.gradient_calls - before[1]
+        assert calls == (ROWS * expected[0], ROWS * expected[1])
+    with pytest.raises(InputError, match="drift: needs the gradient of the log density"):
+        random_agent().generate(ROWS, drift=0.5)
+
+
+# Segments -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_segments_are_the_ends_of_paths(random_agent, quartic, reference, settings):
+    """Stopped at x_j and taken up from there; densities of the steps are those of the whole path."""
+    agent = random_agent(reference=reference, steps=4, **SETTINGS[settings])
+    whole = agent.generate(ROWS, quartic)
+    log_probs = agent.path_log_probs(whole)
+    for first in range(4):
+        end = TensorDict({key: value[:, first:] for key, value in whole.items() if key != "log_reward"}, [ROWS])
+        part = agent.path_log_probs(end)
+        torch.testing.assert_close(part.generation, log_probs.generation[:, first:], rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(part.destruction, log_probs.destruction[:, first:], rtol=1e-11, atol=1e-11)
+        assert torch.equal(part.initial, torch.zeros(ROWS) if first else log_probs.initial)
+        torch.manual_seed(1)
+        destroyed = agent.destroy(whole["state"][:, -1], quartic)["state"]
+        torch.manual_seed(1)
+        stopped = agent.destroy(whole["state"][:, -1], quartic, first=first)["state"]
+        assert torch.equal(stopped, destroyed[:, first:])
+        taken_up = agent.generate(ROWS, quartic, start=stopped[:, 0], first=first)
+        assert taken_up["state"].shape == (ROWS, 5 - first, 2)
+        assert torch.equal(taken_up["state"][:, 0], stopped[:, 0])
+        assert taken_up["log_reward"].shape == (ROWS,)
+
+
+def test_segments_that_cannot_be(random_agent):
+    agent = random_agent(steps=3)
+    with pytest.raises(InputError, match="start: expected states at grid point 2, got None"):
+        agent.generate(ROWS, first=2)
+    for first in (-1, 3):
+        with pytest.raises(InputError, match=f"first: expected a grid point from 0 to 2, got {first}"):
+            agent.destroy(torch.zeros(ROWS, 2), first=first)
+
+
 # Devices --------------------------------------------------------------------------------------------------------------
 
 

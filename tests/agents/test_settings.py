@@ -72,7 +72,8 @@ def test_bad_times_are_reported(times):
     fraction=st.floats(0.0, 1.0),
 )
 def test_exploration_decays_linearly_to_nothing(scale, added, until, fraction):
-    exploration = Exploration(scale=scale, added=added, until=until)
+    exploration = Exploration(scale=scale, added=added, drift=added, until=until)
+    assert exploration.drift_at(fraction) == exploration.at(fraction)[1]
     assert exploration.at(0.0) == pytest.approx((scale, added))
     assert exploration.at(until / 2) == pytest.approx(((scale + 1) / 2, added / 2))
     assert exploration.at(until) == (1.0, 0.0)
@@ -90,6 +91,8 @@ def test_exploration_decays_linearly_to_nothing(scale, added, until, fraction):
         ({"scale": 0.9}, "exploration.scale: expected a number >= 1, got 0.9"),
         ({"scale": math.nan}, "exploration.scale: expected a number >= 1, got nan"),
         ({"added": -0.1}, "exploration.added: expected a number >= 0, got -0.1"),
+        ({"drift": -0.1}, "exploration.drift: expected a finite number >= 0, got -0.1"),
+        ({"drift": math.inf}, "exploration.drift: expected a finite number >= 0, got inf"),
         ({"until": 0.0}, "exploration.until: expected a fraction in .0, 1., got 0.0"),
         ({"until": 1.5}, "exploration.until: expected a fraction in .0, 1., got 1.5"),
     ],

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ebbflow.buffers import Anchors, annealed_smc
-from ebbflow.buffers.annealing import _block, _langevin, _Path, _Population, _systematic
+from ebbflow.buffers.annealing import _block, _Population, _systematic
+from ebbflow.buffers.langevin import Chains, Tempered, langevin_move
 from ebbflow.envs import Continuous, InputError, Target
 
 
@@ -89,10 +90,10 @@ def test_moves_leave_the_density_alone(kind, beta):
     x = torch.randn(n, 2, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T
     energy, score = target.value_and_score(x)
     population = _Population(x, energy, score, torch.zeros_like(energy), torch.arange(n))
-    path = _Path(target, initial_std, beta)
+    path = Tempered(target, initial_std, beta)
     std = covariance.diagonal().sqrt()
     for _ in range(15):
-        move = _langevin(path, population, std, 0.3) if kind == "langevin" else _block(path, population, std, 0.7)
+        move = langevin_move(path, population, std, 0.3) if kind == "langevin" else _block(path, population, std, 0.7)
         assert 0.05 < float(move.mean()) < 0.95
     got = population.x.T.cov()
     torch.testing.assert_close(got / covariance, torch.ones_like(got), atol=0.04, rtol=0)
@@ -107,9 +108,9 @@ def test_langevin_reaches_the_density_from_elsewhere():
     target, n = Correlated(), 5000
     x = 6.0 + torch.randn(n, 2, dtype=torch.float64)
     energy, score = target.value_and_score(x)
-    population = _Population(x, energy, score, torch.zeros_like(energy), torch.arange(n))
+    population = Chains(x, energy, score)
     for _ in range(150):
-        _langevin(_Path(target, 1.0, 1.0), population, torch.tensor([2.0, 0.5]).double(), -0.3)
+        langevin_move(Tempered(target), population, torch.tensor([2.0, 0.5]).double(), -0.3)
     assert (population.x.mean(0).abs() < torch.tensor([0.2, 0.05])).all()
     torch.testing.assert_close(population.x.T.cov(), target.covariance, atol=0.0, rtol=0.15)
 

@@ -117,6 +117,20 @@ def test_weights_follow_beta(beta):
     torch.testing.assert_close(drawn["weight"], expected.float()[drawn["index"]])
 
 
+def test_rows_know_where_they_come_from():
+    replay = Replay(10)
+    assert replay.share_of("local search") == 0.0
+    replay.extend(rows(6))
+    replay.extend(rows(2, start=6), "local search")
+    assert (replay.share_of("policy"), replay.share_of("local search")) == (0.75, 0.25)
+    restored = Replay(10)
+    restored.load_state_dict(replay.state_dict())
+    restored.extend(rows(8, start=8), "local search")  # overwrites the first six
+    assert restored.share_of("local search") == 1.0
+    with pytest.raises(InputError, match=r"origin: expected one of \['policy', 'local search'\], got 'mars'"):
+        replay.extend(rows(1), "mars")
+
+
 def test_update_moves_the_priorities():
     replay = Replay(10, priority="loss", log_z=0.0, uniform_mixture=0.0)
     replay.extend(rows(10))
@@ -309,7 +323,7 @@ def test_bad_states():
     other.extend(rows(3, dim=5))
     with pytest.raises(InputError, match=r"state: expected rows of shape \[5\], got \[2\]"):
         other.load_state_dict(state)
-    for key in ("cursor", "known", "priorities"):
+    for key in ("cursor", "known", "origin", "priorities"):
         with pytest.raises(InputError, match=f"{key}: missing"):
             Replay(8).load_state_dict({k: v for k, v in state.items() if k != key})
     with pytest.raises(InputError, match=r"log_reward: expected shape \[3\]"):

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbflow.envs import CallableTarget, InputError, Target, get_target, list_targets
+from ebbflow.envs.registry import list_families
 
 MODULE = """
 import torch
@@ -111,10 +112,42 @@ def test_listed_names_are_found(name):
 
 @pytest.mark.parametrize(
     ("name", "dim", "expected"),
-    [("manywell-64", None, 64), ("manywell", 6, 6), ("funnel-3", None, 3), ("funnel", 7, 7), ("funnel", None, 10)],
+    [
+        ("manywell-64", None, 64),
+        ("manywell", 6, 6),
+        ("funnel-3", None, 3),
+        ("funnel", 7, 7),
+        ("funnel", None, 10),
+        ("manywell-narrow-4", None, 4),
+        ("manywell-distorted", 6, 6),
+        ("student-t-1", None, 1),
+        ("gmm-wishart", 3, 3),
+        ("banana-20", 20, 20),
+        ("rosenbrock", 4, 4),
+        ("lgcp-16", None, 16),
+        ("lgcp-whitened", 9, 9),
+        ("ring5", None, 2),
+    ],
 )
 def test_families(name, dim, expected):
     assert get_target(name, dim=dim).space.dim == expected
+
+
+@pytest.mark.parametrize("family", list_families())
+def test_families_are_named_after_their_number(family):
+    name = family.replace("<d>", "16").replace("<n>", "16")
+    target = get_target(name)
+    assert target.name == name and target.space.dim == (16 if "<d>" in family else 2)
+
+
+def test_every_built_in_target_is_in_the_docs(monkeypatch, tmp_path):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
+    assert [name for name in list_targets() if f"| `{name}` |" not in text] == []
+    monkeypatch.chdir(tmp_path)
+    Path("pines.csv").write_text("x,y\n0.5,0.5\n")
+    names: dict[str, object] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], names)
+    assert isinstance(names["blocks"], Target) and names["pines"]().counts.sum() == 1
 
 
 @given(dim=st.integers(2, 200))
@@ -132,7 +165,14 @@ def test_families_take_what_fits(dim):
         ("gmm25", {"dim": 3}, "dim: target 'gmm25' has 2 coordinates, got 3"),
         ("manywell-32", {"dim": 64}, "dim: target 'manywell-32' has 32 coordinates, got 64"),
         ("manywell", {}, "dim: target 'manywell' needs an even number of coordinates"),
+        ("manywell-narrow", {}, "dim: target 'manywell-narrow' needs an even number of coordinates"),
+        ("manywell-distorted-3", {}, "dim: many-well needs an even number"),
         ("funnel-1", {}, "dim: a funnel needs"),
+        ("banana-1", {}, "dim: expected a whole number >= 2, got 1"),
+        ("student-t-0", {}, "dim: expected a whole number >= 1, got 0"),
+        ("lgcp-10", {}, "dim: expected a square number of cells, say 9 or 16, got 10"),
+        ("ring1", {}, "modes: expected a whole number >= 2, got 1"),
+        ("ring8", {"dim": 3}, "dim: target 'ring8' has 2 coordinates, got 3"),
         ("gmm25", {"dim": 0}, "dim: expected a whole number >= 1, got 0"),
         ("gmm25", {"dim": 2.0}, "dim: expected a whole number >= 1, got 2.0"),
         ("gmm25", {"scale": -1.0}, "scale: expected a positive finite length, got -1.0"),
@@ -148,11 +188,13 @@ def test_scale_takes_the_place_of_the_targets_own():
     assert get_target("gmm25", scale=2).scale == 2.0
 
 
-@pytest.mark.parametrize(("name", "close"), [("gmm52", "gmm25"), ("GMM25", "gmm25"), ("manywel-32", "manywell-32")])
+@pytest.mark.parametrize(
+    ("name", "close"), [("gmm52", "gmm25"), ("GMM25", "gmm25"), ("manywel-32", "manywell-32"), ("ring", "ring8")]
+)
 def test_unknown_names_get_suggestions(name, close):
     text = message(name)
     assert text.startswith(f"target: unknown name {name!r}; did you mean ") and close in text.split("?")[0]
-    assert all(known in text for known in list_targets())
+    assert all(known in text for known in [*list_targets(), *list_families()])
 
 
 def test_unknown_names_unlike_any():

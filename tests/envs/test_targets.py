@@ -11,20 +11,32 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from ebbflow.envs import Funnel, GaussianMixture, InputError, ManyWell, get_target
 
-NAMES = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "funnel-2", "manywell-2", "manywell-32")
-MIXTURES = ("gmm25", "gmm25-narrow", "gmm40")
+MIXTURES = ("gmm25", "gmm25-narrow", "gmm40", "ring8")
 EXPECTED = {  # dim, scale, log Z
     "gmm25": (2, 7.09, 0.0),
     "gmm25-narrow": (2, 7.07, 0.0),
     "gmm40": (2, 20.0, 0.0),
     "funnel": (10, 3.0, 0.0),
     "funnel-2": (2, 3.0, 0.0),
+    "funnel-20": (20, 3.0, 0.0),
     "manywell-2": (2, 1.5, 164.69568 / 16),
     "manywell-32": (32, 1.5, 164.69568),
+    "manywell-narrow-32": (32, 1.5, 585.40951),
+    "manywell-distorted-4": (4, 1.641, 164.69568 / 8),
+    "manywell-distorted-32": (32, 1.704, 164.69568),
+    "student-t": (2, 4.667, 0.0),
+    "student-t-10": (10, 5.677, 0.0),
+    "gmm-wishart": (2, 4.939, 0.0),
+    "gmm-wishart-5": (5, 5.853, 0.0),
+    "ring8": (2, 7.089, 0.0),
+    "banana": (2, 7.714, 0.0),
+    "banana-5": (5, 7.714, 0.0),
+    "rosenbrock": (2, 11.183, math.log(2 * math.pi)),
+    "rosenbrock-5": (5, 11.183, 2.5 * math.log(math.pi) + 0.5 * math.log(20) - 2 * math.log(5)),
 }
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=EXPECTED)
 def target(request):
     return get_target(request.param)
 

@@ -109,10 +109,22 @@ def test_metrics_are_rows_of_numbers(tiny, tmp_path):
     assert [row["iteration"] for row in rows] == [3, 6]
     assert tuple(rows[0]) == MetricsLogger.COLUMNS
     assert path.read_text().splitlines()[0] == ",".join(MetricsLogger.COLUMNS)
-    assert all(math.isfinite(value) for row in rows for value in row.values())
+    assert all(math.isfinite(value) for row in rows for name, value in row.items() if name != "search_acceptance")
+    assert [(row["search_acceptance"], row["search_share"]) for row in rows] == [(None, 0.0)] * 2
     assert 0 < rows[0]["ess"] <= 1 and rows[0]["elbo"] < rows[0]["eubo"]
     assert rows[0]["energy_calls"] < rows[1]["energy_calls"] < trainer.energy_calls
     assert 0 < rows[0]["seconds"] < rows[1]["seconds"] < trainer.seconds
+
+
+def test_metrics_of_local_search(tiny, tmp_path):
+    path = tmp_path / "metrics.csv"
+    search = {"kind": "mala", "every": 4, "states": 10, "moves": 2}
+    trainer = train(tiny(iterations=6, log_every=2, local_search=search), MetricsLogger(path, samples=32))
+    first, *others = read_metrics(path)
+    assert (first["search_acceptance"], first["search_share"]) == (None, 0.0)
+    for row in others:
+        assert row["search_acceptance"] == trainer.local_search.acceptance > 0
+        assert 0 < row["search_share"] < 1
 
 
 def test_without_exact_samples_the_eubo_is_blank(tiny, tmp_path):
@@ -146,7 +158,7 @@ def test_rows_behind_the_trainer_are_dropped(tiny, tmp_path):
     assert logger.rows[0]["elbo"] == whole[0]["elbo"]
 
 
-LINE = "2,1.5,2.5,0.25,-1.0,-3.0,,0.5,0,120,80,0.125"
+LINE = "2,1.5,2.5,0.25,-1.0,-3.0,,0.5,0,120,80,,0.0,0.125"
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ MISTAKES = {
     "--objective x": "objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
     "--destruction-objective x": "destruction_objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
     "--exploration.scale 0.5": "exploration.scale: expected a number >= 1, got 0.5",
+    "--exploration.drift -1": "exploration.drift: expected a finite number >= 0, got -1.0",
     "--anchors.samples no.npy": "anchors.samples: expected a .npy file of numbers [n, dim], got 'no.npy' (",
     "--preset nope": "preset: expected one of [",
     "--preset=nope.json": "preset: expected one of [",
@@ -449,7 +450,7 @@ def test_every_setting_explains_itself(ebbflow, monkeypatch):
 def test_targets_are_listed(ebbflow):
     found = ebbflow("targets")
     assert (found.code, found.err) == (0, "")
-    for name in ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32"):
+    for name in ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32", "student-t-<d>", "ring<n>", "lgcp"):
         assert name in found.out
 
 

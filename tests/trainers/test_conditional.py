@@ -158,6 +158,21 @@ def test_a_conditional_run_resumes_bit_for_bit(settings, tmp_path, changes):
     assert all(one[key].equal(two[key]) for key in ("context", "state", "log_ratio"))
 
 
+@pytest.mark.parametrize("kind", ["mala", "ebb_and_flow"])
+def test_local_search_moves_states_within_their_context(settings, kind):
+    config = TrainConfig.from_dict(
+        settings(**SMALL, local_search={"kind": kind, "every": 2, "moves": 2, "states": 6, "anchors": 6})
+    )
+    trainer = Trainer(get_target("conditional-gmm"), config)
+    trainer.train()
+    assert trainer.local_search.energy_calls > 0 and trainer.local_search.acceptance > 0
+    rows = trainer.replay._columns()
+    assert trainer.replay.share_of("local search") > 0
+    torch.testing.assert_close(trainer.target(rows["state"], rows["context"]), rows["log_reward"])
+    anchors = trainer.anchors
+    torch.testing.assert_close(trainer.target(anchors.states, anchors.contexts), anchors.log_reward)
+
+
 def test_evaluation_is_the_mean_over_contexts_and_exact_for_an_exact_agent():
     target = ScaledNormal().double()
     agent = exact_agent(target)

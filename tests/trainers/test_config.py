@@ -11,7 +11,14 @@ import pytest
 from ebbflow.agents import AgentConfig
 from ebbflow.envs import InputError
 from ebbflow.trainers import TrainConfig
-from ebbflow.trainers.config import OPTIMISERS, OptimiserConfig, describe_presets, list_presets, load_preset
+from ebbflow.trainers.config import (
+    OPTIMISERS,
+    LocalSearchConfig,
+    OptimiserConfig,
+    describe_presets,
+    list_presets,
+    load_preset,
+)
 
 
 def fields(kind=TrainConfig, prefix=""):
@@ -92,6 +99,20 @@ def test_a_choice_is_checked_also_where_settings_are_made_in_python():
         TrainConfig(log_z_optimiser=OptimiserConfig(schedule="linear"))
     with pytest.raises(InputError, match="dtype: expected one of "):
         TrainConfig(dtype="float16")
+    with pytest.raises(InputError, match=r"local_search.kind: expected one of \['none', 'mala', 'ebb_and_flow'\]"):
+        TrainConfig(local_search=LocalSearchConfig(kind="hmc"))
+
+
+def test_local_search_must_fit_the_rest():
+    search = {"kind": "ebb_and_flow", "steps_back": 5}
+    assert TrainConfig.from_dict({"steps": 5, "local_search": search}).local_search.steps_back == 5
+    assert refusal({"steps": 4, "local_search": search}) == (
+        "local_search.steps_back: expected at most steps = 4, got 5"
+    )
+    assert TrainConfig.from_dict({"steps": 1}).local_search.kind == "none"  # what is off need not fit
+    assert refusal({"local_search": {"kind": "mala"}, "replay": {"share": 0.0}}) == (
+        "local_search.kind: expected 'none' where replay.share is 0, got 'mala'"
+    )
 
 
 WHOLE = {
@@ -107,6 +128,11 @@ WHOLE = {
     "anchors.count": 2,
     "anchors.temperatures": 1,
     "anchors.moves": 1,
+    "local_search.every": 1,
+    "local_search.states": 0,
+    "local_search.anchors": 0,
+    "local_search.moves": 1,
+    "local_search.steps_back": 1,
     **{f"{name}.warmup": 0 for name in OPTIMISERS},
 }
 RATES = [f"{name}.{what}" for name in OPTIMISERS for what in ("rate", "table_rate", "clip_norm")]
@@ -114,6 +140,7 @@ NUMBERS = {
     **{name: ([1e-9, 10.0], [0.0, -1.0, math.nan]) for name in RATES},
     **{f"{name}.decay": ([1e-9, 1.0], [0.0, -1.0, 1.01, math.nan]) for name in OPTIMISERS},
     "anchors.initial_scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
+    "local_search.target_acceptance": ([0.01, 0.99], [0.0, 1.0, math.nan]),
     "scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
     "log_reward_floor": ([-1e-9, -1e30], [0.0, 1.0, -math.inf, math.nan]),
     **{

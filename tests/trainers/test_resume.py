@@ -30,6 +30,12 @@ CONFIGS = {
         "objective": "trajectory_balance",
         "agent": {"langevin": True, "features": ["raw", "score"], "shared_backbone": False},
     },
+    "mala": {"local_search": {"kind": "mala", "every": 2, "states": 20, "anchors": 10, "moves": 2}},
+    "ebb and flow": {
+        "local_search": {"kind": "ebb_and_flow", "every": 3, "states": 20, "moves": 2},
+        "exploration": {"drift": 0.5},
+        "replay": {"contents": "path"},
+    },
     "variance_preserving": {"agent": {"reference": "variance_preserving"}, "anchors": {"share": 0.0}},
     "generation only": {
         "agent": {"destruction_mean": "reference", "destruction_variance": "reference"},
@@ -43,7 +49,7 @@ CONFIGS = {
         "generation_optimiser": {"schedule": "constant"},
     },
 }
-PARTS = ("agent", "averaged", "target_networks", "optimisers", "replay", "anchors", "random")
+PARTS = ("agent", "averaged", "target_networks", "optimisers", "replay", "anchors", "local_search", "random")
 
 
 def differences(one, other, name=""):
@@ -115,12 +121,13 @@ def test_a_run_taken_up_again_ends_as_if_never_stopped(name, tiny, tmp_path):
 @pytest.mark.parametrize("part", PARTS)
 def test_no_part_of_the_state_can_be_left_out(part, tiny):
     """The comparison above would see it: with one part of another run, the continuation is another one."""
-    config = tiny(replay={"priority": "loss"})
+    settings = {"replay": {"priority": "loss"}, "local_search": {"kind": "mala", "every": 2, "states": 20, "moves": 2}}
+    config = tiny(**settings)
     expected = trained(config).state_dict()
     state = trained(config, until=5).state_dict()
     assert differences(expected, taken_up(config, state).state_dict()) == []
     state = trained(config, until=5).state_dict()
-    state[part] = trained(tiny(replay={"priority": "loss"}, seed=1), until=5).state_dict()[part]
+    state[part] = trained(tiny(**settings, seed=1), until=5).state_dict()[part]
     assert differences(expected, taken_up(config, state).state_dict()) != []
 
 

@@ -1,5 +1,6 @@
 """The training loop: what a batch holds, what it costs, what an update changes, and that it learns."""
 
+import itertools
 import math
 
 import numpy
@@ -196,6 +197,90 @@ def test_the_loss_sees_a_tempered_target_and_the_memory_the_target_itself(tiny):
         assert torch.allclose(batch["log_reward"], beta * normal(batch["state"][:, -1]), rtol=1e-4), iteration
     rows = trainer.replay.state_dict()
     assert torch.allclose(rows["log_reward"], normal(rows["state"]), rtol=1e-4)
+
+
+# Local search ---------------------------------------------------------------------------------------------------------
+
+
+SEARCHES = {
+    "mala": {"kind": "mala", "every": 4, "states": 10, "anchors": 5, "moves": 3},
+    "ebb_and_flow": {"kind": "ebb_and_flow", "every": 4, "states": 10, "anchors": 5, "moves": 3},
+}
+
+
+@pytest.mark.parametrize("contents", ["terminal", "path"])
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_searched_states_become_rows_and_anchors(kind, contents, tiny):
+    trainer = make(tiny(local_search=SEARCHES[kind], replay={"contents": contents}), CallableTarget(normal, 2))
+    sizes, anchors = [], []
+
+    class Look(Callback):
+        def on_iteration(self, trainer, losses):
+            sizes.append(len(trainer.replay))
+            anchors.append(trainer.anchors)
+
+    trainer.callbacks = [Look()]
+    trainer.train()
+    assert trainer.local_search.acceptance > 0.1
+    growth = [after - before for before, after in itertools.pairwise(sizes)]
+    found = [rows - 8 for rows in growth]
+    assert all(rows == 0 for i, rows in enumerate(found) if i not in (2, 6, 10))
+    assert all(1 <= found[i] <= 10 for i in (2, 6, 10))
+    assert trainer.replay.share_of("local search") == sum(found) / len(trainer.replay)
+    rows = trainer.replay.state_dict()
+    state = rows["state"] if contents == "terminal" else rows["state"][:, -1]
+    torch.testing.assert_close(rows["log_reward"], normal(state))
+    assert rows["known"].all() and rows["log_ratio"].isfinite().all()
+    for before, after in itertools.pairwise(anchors):
+        assert (before is after) or 1 <= (before.states != after.states).any(dim=1).sum() <= 5
+    assert len({id(one) for one in anchors}) == 4
+    torch.testing.assert_close(trainer.anchors.log_reward, normal(trainer.anchors.states))
+
+
+@pytest.mark.parametrize(("kind", "calls"), [("mala", (60, 60)), ("ebb_and_flow", (45, 0))])
+def test_what_local_search_costs(kind, calls, tiny):
+    """Three searches of fifteen states with three moves each, on top of what the run costs anyway."""
+    density, plain = Counted(), make(tiny(), CallableTarget(normal, 2))
+    plain.train()
+    trainer = make(tiny(local_search=SEARCHES[kind]), CallableTarget(density, 2))
+    trainer.train()
+    assert (trainer.local_search.energy_calls, trainer.local_search.gradient_calls) == (3 * calls[0], 3 * calls[1])
+    assert trainer.energy_calls == density.states == plain.energy_calls + 3 * calls[0]
+    assert trainer.gradient_calls == plain.gradient_calls + 3 * calls[1]
+
+
+def test_local_search_tempers_priorities_as_the_loss_does(tiny):
+    search = {"kind": "mala", "every": 1, "states": 10, "moves": 3}
+    exploration = {"inverse_temperature": 0.01, "until": 1.0}
+    trainer = make(tiny(local_search=search, exploration=exploration, anchors={"share": 0.0}))
+    seen = []
+    destroy = trainer.agent.destroy
+    trainer.agent.destroy = lambda *args, **kwargs: seen.append(destroy(*args, **kwargs)) or seen[-1]
+    trainer.train(until=1)
+    rows = trainer.replay.state_dict()
+    found = rows["log_ratio"][rows["origin"] == 1]
+    with torch.no_grad():
+        expected = trainer.agent.path_log_probs(seen[-1]).log_ratio(0.01 * seen[-1]["log_reward"])
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_anchors_that_were_given_stay_as_they_are(tiny):
+    target = CallableTarget(normal, 2)
+    given = Anchors.from_samples(target, torch.randn(30, 2))
+    before = given.states.clone()
+    trainer = make(tiny(local_search=SEARCHES["mala"]), target, anchors=given)
+    trainer.train()
+    assert torch.equal(given.states, before) and not torch.equal(trainer.anchors.states, before)
+
+
+def test_the_drift_costs_a_gradient_a_step_until_it_is_gone(tiny):
+    trainer = make(
+        tiny(exploration={"drift": 0.5, "until": 0.5}, anchors={"share": 0.0}, replay={"share": 0.0}),
+        CallableTarget(normal, 2),
+    )
+    trainer.train()
+    assert trainer.gradient_calls == 6 * 16 * 3
+    assert trainer.energy_calls == 16 + 12 * 16 + trainer.gradient_calls
 
 
 # Cost -----------------------------------------------------------------------------------------------------------------
