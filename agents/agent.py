@@ -26,6 +26,7 @@ from ..envs.spaces import Continuous
 from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_prob
 from .backbone import Backbone, StepIndex
 from .features import StateFeatures
+from .flow import StateFlow
 from .references.gaussian import GaussianReference
 from .rollout import Density, rollout_destruction, rollout_generation
 
@@ -66,6 +67,7 @@ class Agent(nn.Module):
         generation: the generation head.
         destruction: the destruction head.
         destruction_backbone: a separate trunk for the destruction head; by default it shares `backbone`.
+        flow: the state flow, for the objectives that balance parts of a trajectory; by default there is none.
 
     Attributes:
         log_z: the learned log normalising constant (a scalar parameter).
@@ -90,6 +92,7 @@ class Agent(nn.Module):
         generation: GenerationHead,
         destruction: DestructionHead,
         destruction_backbone: Backbone | None = None,
+        flow: StateFlow | None = None,
     ) -> None:
         super().__init__()
         self.space = space
@@ -99,6 +102,7 @@ class Agent(nn.Module):
         self.generation = generation
         self.destruction = destruction
         self.destruction_backbone = destruction_backbone
+        self.flow = flow
         self.log_z = nn.Parameter(torch.zeros(()))
         self.needs_score = generation.langevin is not None or "score" in features.names
 
@@ -212,12 +216,15 @@ class Agent(nn.Module):
             self.space.coordinates(trajectory["state"]), trajectory["score"] if self.needs_score else None
         )
 
-    def path_log_probs(self, trajectory: TensorDictBase, features: Tensor | None = None) -> PathLogProbs:
+    def path_log_probs(
+        self, trajectory: TensorDictBase, features: Tensor | None = None, *, trunk: str = "both"
+    ) -> PathLogProbs:
         """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
 
         Of segments, which have fewer states, those of the steps that they have.
 
-        `features`, where a caller already has the `path_features` of the trajectory, are not computed again.
+        `features`, where a caller already has the `path_features` of the trajectory, are not computed again. `trunk`
+        says whose log densities carry a gradient to a shared backbone: "both", "generation" or "destruction".
         """
         volume = self.space.log_volume(trajectory["state"])  # [B, T+1]: densities are of x, steps normal in u
         states = self.space.coordinates(trajectory["state"])  # [B, T+1, dim]
@@ -230,6 +237,10 @@ class Agent(nn.Module):
         if shared and self.destruction.learned:
             hidden = self.backbone(features, slice(start, None))  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
+            if trunk == "generation":
+                hidden_destruction = hidden_destruction.detach()
+            elif trunk == "destruction":
+                hidden_generation = hidden_generation.detach()
         else:
             hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps))
             hidden_destruction = None
@@ -254,6 +265,21 @@ class Agent(nn.Module):
             std = states.new_full(self.space.shape, self.reference.initial_std)
             initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log()) - volume[:, 0]
         return PathLogProbs(initial, generation, destruction)
+
+    def path_log_flow(self, trajectory: TensorDictBase, features: Tensor, log_z: Tensor) -> Tensor:
+        """log F of the states x_1 … x_{T−1} of stored trajectories, `[B, T-1]`; see `StateFlow`.
+
+        A forward-looking flow reads their log densities, `log_density` `[B, T-1]`.
+
+        Raises:
+            InputError: when the agent has no state flow.
+        """
+        if self.flow is None:
+            raise InputError("flow: expected an agent with a state flow, build_agent(..., flow=True)")
+        states = trajectory["state"]
+        volume = self.space.log_volume(states[:, 1:-1])  # flows are densities of x, the reference's law is one of u
+        log_density = trajectory["log_density"] + volume if self.flow.forward_looking else None
+        return self.flow(self.space.coordinates(states), features, log_z, log_density) - volume
 
     def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
         """D of stored trajectories, `[B]` (module docstring)."""

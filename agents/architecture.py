@@ -11,13 +11,16 @@ from .agent import Agent
 from .backbone import Backbone
 from .config import AgentConfig
 from .features import StateFeatures
+from .flow import StateFlow
 from .references.catalogue import get_reference
 from .time_grid import get_time_grid
 
 __all__ = ["build_agent"]
 
 
-def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentConfig | None = None) -> Agent:
+def build_agent(
+    space: Continuous, *, scale: float, steps: int, config: AgentConfig | None = None, flow: bool = False
+) -> Agent:
     """Agent for a space, in torch's default dtype, with freshly initialised parameters (torch's global generator).
 
     Args:
@@ -25,6 +28,7 @@ def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentCon
         scale: typical length of the target, > 0; sets σ and the unit of the features.
         steps: number of steps T, >= 1.
         config: the architecture.
+        flow: with a state flow, for the objectives that need one.
 
     Raises:
         InputError: for any setting out of range; the message names it.
@@ -67,5 +71,10 @@ def build_agent(space: Continuous, *, scale: float, steps: int, config: AgentCon
     )
     separate = not config.shared_backbone and destruction.learned
     destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth) if separate else None
-    agent = Agent(space, reference, features, backbone, generation, destruction, destruction_backbone)
+    state_flow = None
+    if flow:  # built last, so that the rest of the agent is the same with and without it
+        state_flow = StateFlow(
+            reference, inputs, width=config.width, depth=config.depth, forward_looking=config.forward_looking
+        )
+    agent = Agent(space, reference, features, backbone, generation, destruction, destruction_backbone, state_flow)
     return agent.to(torch.get_default_dtype())

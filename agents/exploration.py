@@ -75,6 +75,12 @@ class Exploration:
         """Size of the Langevin drift after `fraction` of training."""
         return self.drift * self._left(fraction)
 
+    def widening_at(self, fraction: float) -> dict[str, float]:
+        """Arguments of `Agent.generate` after `fraction` of training; empty where paths are the policy's own."""
+        scale, added = self.at(fraction)
+        drift = self.drift_at(fraction)
+        return {} if (scale, added, drift) == (1.0, 0.0, 0.0) else {"scale": scale, "added": added, "drift": drift}
+
     def inverse_temperature_at(self, fraction: float) -> float:
         """β after `fraction` of training."""
         return self.inverse_temperature ** self._left(fraction)

@@ -14,14 +14,13 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
+from ..agents.origin import Origin
 from ..envs.errors import InputError, whole_number
 from .priorities import get_priority
 from .priority_sampler import PrioritySampler
 
-__all__ = ["ORIGINS", "Replay"]
+__all__ = ["Replay"]
 
-Origin = Literal["policy", "local search"]
-ORIGINS: tuple[Origin, ...] = ("policy", "local search")  # a row holds the position in this tuple
 COLUMNS = ("state", "log_reward", "log_ratio", "known", "origin")
 
 if "RL_LOGGING_LEVEL" not in os.environ:  # TorchRL announces every storage on standard output
@@ -55,7 +54,7 @@ class Replay:
         >>> index = replay.extend(TensorDict({"state": torch.randn(8, 2), "log_reward": torch.zeros(8)}, batch_size=8))
         >>> drawn = replay.draw(4)
         >>> sorted(drawn.keys())
-        ['index', 'log_ratio', 'log_reward', 'state', 'weight']
+        ['index', 'log_ratio', 'log_reward', 'origin', 'state', 'weight']
         >>> replay.update(drawn["index"], torch.randn(4))
         >>> len(replay)
         8
@@ -111,11 +110,11 @@ class Replay:
         """Share of the remembered rows that come from `origin`; 0 when nothing is remembered."""
         if len(self) == 0:
             return 0.0
-        return float((self._columns()["origin"] == ORIGINS.index(origin)).double().mean())
+        return float((self._columns()["origin"] == origin).double().mean())
 
     # Remember -----------------------------------------------------------------------------------------------------
 
-    def extend(self, batch: TensorDictBase, origin: Origin = "policy") -> Tensor:
+    def extend(self, batch: TensorDictBase, origin: Origin = Origin.REPLAY) -> Tensor:
         """Remember rows, overwriting the oldest when full; waits for the host once, to check the values.
 
         Args:
@@ -123,7 +122,7 @@ class Replay:
                 `log_reward` `[B]` in nats and, optionally, `log_ratio` `[B]` in nats. Rows without a finite `log_ratio`
                 count as never evaluated: priorities that need it give them the largest priority present. More rows
                 than the capacity: the last ones are kept.
-            origin: where the rows come from, one of `ORIGINS`.
+            origin: where the rows come from: `REPLAY` for the policy's own, `LOCAL_SEARCH` for moved ones.
 
         Returns:
             Positions of the rows kept, `[<= B]`, to be used with `update`.
@@ -131,10 +130,8 @@ class Replay:
         Raises:
             InputError: on a missing key, a wrong shape, a non-finite state, or a NaN or +inf log reward.
         """
-        if origin not in ORIGINS:
-            raise InputError(f"origin: expected one of {list(ORIGINS)}, got {origin!r}")
         rows = self._checked(batch)
-        rows["origin"] = torch.full(rows.shape, ORIGINS.index(origin), dtype=torch.int8, device=self.device)
+        rows["origin"] = torch.full(rows.shape, int(origin), device=self.device)
         if rows.shape[0] == 0:
             return torch.zeros(0, dtype=torch.long, device=self.device)
         index = self._buffer.extend(rows[-self.capacity :], update_priority=False)
@@ -210,7 +207,8 @@ class Replay:
 
         Returns:
             Batch size `[n]`: `state` (`[n, dim]` or `[n, T+1, dim]`), `log_reward` `[n]`, `log_ratio` `[n]` (0 where
-            never evaluated), `index` `[n]` for `update`, and `weight` `[n]`, the importance correction with mean 1.
+            never evaluated), `origin` `[n]`, `index` `[n]` for `update`, and `weight` `[n]`, the importance correction
+            with mean 1.
 
         Raises:
             InputError: if nothing is remembered yet, or for a number of rows that is not >= 1.
@@ -218,7 +216,7 @@ class Replay:
         whole_number("n", n, least=1)
         if len(self) == 0:
             raise InputError("replay: expected at least one remembered row to draw from, got an empty memory")
-        return self._buffer.sample(n).select("state", "log_reward", "log_ratio", "index", "weight")
+        return self._buffer.sample(n).select("state", "log_reward", "log_ratio", "origin", "index", "weight")
 
     # Save and restore ---------------------------------------------------------------------------------------------
 

@@ -23,16 +23,18 @@ from ..agents.agent import Agent
 from ..agents.architecture import build_agent
 from ..agents.ebb_and_flow import ebb_and_flow
 from ..agents.exploration import Exploration
+from ..agents.origin import Origin
 from ..buffers.anchors import Anchors
 from ..buffers.annealing import annealed_smc
 from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
-from ..buffers.replay import Origin, Replay
+from ..buffers.replay import Replay
 from ..envs.errors import InputError
 from ..envs.target import Target
 from .callbacks import Callback
 from .config import TrainConfig
 from .evaluation import check_agent
 from .objectives.catalogue import get_objective
+from .objectives.joint_loss import JointLoss
 from .optimisation import Optimisers
 
 __all__ = ["Trainer"]
@@ -90,18 +92,25 @@ class Trainer:
             raise InputError(f"anchors: expected states [n, {target.space.dim}], got {list(anchors.states.shape)}")
         found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
         self._calls_before = target.energy_calls - found[0], target.gradient_calls - found[1]
-        self.agent = agent or self._build_agent()
+        generation = get_objective(config.objective, subtb_lambda=config.subtb_lambda)
+        destruction = generation
+        if config.destruction_objective is not None:
+            name = config.destruction_objective
+            destruction = get_objective(name, "destruction_objective", subtb_lambda=config.subtb_lambda)
+        self.agent = agent or self._build_agent(flow=generation.needs_flow or destruction.needs_flow)
         check_agent(self.agent, target)
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)
         decay = config.average_decay
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
-        destruction = config.destruction_objective
-        self.objective = get_objective(config.objective)(
+        self.objective = JointLoss(
             self.agent,
-            destruction=None if destruction is None else get_objective(destruction, "destruction_objective"),
-            use_targets=config.target_rate > 0,
+            generation,
+            destruction,
+            target_networks=config.target_networks if config.target_rate > 0 else "none",
+            trunk=config.trunk,
+            residual=config.residual,
             residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
         )
         self.target_update = SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
@@ -109,6 +118,7 @@ class Trainer:
             "generation": config.generation_optimiser,
             "destruction": config.destruction_optimiser,
             "log_z": config.log_z_optimiser,
+            "flow": config.flow_optimiser,
         }
         self.optimisers = Optimisers(self.agent, configs, config.iterations, single=config.single_optimiser)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
@@ -128,17 +138,21 @@ class Trainer:
         self.skipped = 0
         self.stop_requested = False
         self._prepared = False
+        self._check_rows()
 
     @property
     def _scale(self) -> float:
         """Typical length of the target: the configured one, or the target's own."""
         return self.target.scale if self.config.scale is None else self.config.scale
 
-    def _build_agent(self) -> Agent:
+    def _build_agent(self, flow: bool) -> Agent:
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
-            return build_agent(self.target.space, scale=self._scale, steps=self.config.steps, config=self.config.agent)
+            config = self.config
+            return build_agent(
+                self.target.space, scale=self._scale, steps=config.steps, config=config.agent, flow=flow
+            )
         finally:
             torch.set_default_dtype(before)
 
@@ -219,6 +233,10 @@ class Trainer:
 
     def _find_anchors(self) -> Anchors:
         config = self.config.anchors
+        if config.samples == "exact":
+            self.target.require_sample("anchors.samples: exact")
+            samples = self.target.sample(config.count).to(self.device, self.dtype)
+            return Anchors.from_samples(self.target, samples)
         if config.samples is not None:
             return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
         sigma = self._scale if self.config.agent.sigma is None else self.config.agent.sigma
@@ -240,22 +258,25 @@ class Trainer:
         """
         progress = self.iteration / self.config.iterations
         from_replay, from_anchors = self._remembered_counts()
-        scale, added = self.exploration.at(progress)
-        drift = self.exploration.drift_at(progress)
         rows = self.config.batch_size - from_replay - from_anchors
-        new = self._collect(rows, scale=scale, added=added, drift=drift)
+        new = self._new_paths(rows, self.exploration.widening_at(progress))
         drawn = self.replay.draw(from_replay) if from_replay else None
         batch = TensorDict.cat([new, *self._remembered_paths(drawn, from_anchors)])
         if drawn is not None and self.config.replay.beta > 0:
             ones = drawn["weight"].new_ones
             batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
+        if self.objective.needs_log_density and self.config.steps > 1:
+            between = self.target(batch["state"][:, 1:-1].detach())  # [B, T-1]
+            batch["log_density"] = between.detach().clamp_min(self.config.log_reward_floor)
         # The memory keeps the target itself; only the loss, and the priorities made of it, see the tempered one.
-        batch["log_reward"] = batch["log_reward"] * self.exploration.inverse_temperature_at(progress)
+        for density in ("log_reward", "log_density"):
+            if density in batch.keys():
+                batch[density] = batch[density] * self.exploration.inverse_temperature_at(progress)
         if self.config.residual_bound is not None:
             # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
             self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
         losses = self.objective(batch)
-        total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"]
+        total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
         if self.optimisers.step(total):
             if self.target_update is not None:
                 self.target_update.step()
@@ -298,21 +319,65 @@ class Trainer:
             with torch.no_grad():
                 log_probs = self.agent.path_log_probs(paths)
             log_ratio = log_probs.log_ratio(inverse_temperature * paths["log_reward"])
-            self._remember(paths, log_ratio, "local search")
+            self._remember(paths, log_ratio, Origin.LOCAL_SEARCH)
+
+    def _check_rows(self) -> None:
+        """Raise an InputError where the settings leave an objective without rows that it may learn from."""
+        config = self.config
+        remembered = self._remembered_rows()
+        new = config.batch_size - remembered
+        explores = bool(self.exploration.widening_at(0.0))
+        on_policy = math.ceil(new * self.objective.on_policy_share) if explores else new
+        destroyed = remembered if config.replay.contents == "terminal" else round(remembered * config.anchors.share)
+        for policy, objective in self.objective.objectives.items():
+            field = "objective" if policy == "generation" else "destruction_objective"
+            name = getattr(config, field) or config.objective
+            if objective.rows == "on_policy" and on_policy < 2:
+                raise InputError(
+                    f"{field}: {name} learns from new paths of the policy itself, of which batch_size = "
+                    f"{config.batch_size} and replay.share = {config.replay.share:g} leave {on_policy} (expected >= 2)"
+                )
+            if objective.rows == "destroyed" and not destroyed:
+                raise InputError(
+                    f"{field}: {name} learns from destroyed samples, and there are none with replay.share = "
+                    f"{config.replay.share:g}, replay.contents = {config.replay.contents} and anchors.share = "
+                    f"{config.anchors.share:g}; expected anchors, exact samples or terminal states in every batch"
+                )
+
+    def _remembered_rows(self) -> int:
+        """Rows of a batch that come from memory, once there is one; at least one row stays new."""
+        return min(round(self.config.batch_size * self.config.replay.share), self.config.batch_size - 1)
 
     def _remembered_counts(self) -> tuple[int, int]:
         """Rows of the next batch from the agent's own memory, and from the anchors; at least one row stays new."""
-        remembered = min(round(self.config.batch_size * self.config.replay.share), self.config.batch_size - 1)
+        remembered = self._remembered_rows()
         from_anchors = 0 if self.anchors is None else round(remembered * self.config.anchors.share)
         return (remembered - from_anchors if len(self.replay) else 0), from_anchors
 
-    def _collect(self, n: int, *, scale: float = 1.0, added: float = 0.0, drift: float = 0.0) -> TensorDict:
-        """New paths of the generation policy, widened and pushed by exploration."""
-        paths = self.agent.generate(n, self.target, scale=scale, added=added, drift=drift)
-        paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
-        return paths
+    def _new_paths(self, n: int, widening: dict[str, float]) -> TensorDict:
+        """`n` new paths: on-policy for the objectives that need that, and the others widened by exploration.
 
-    def _remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = "policy") -> None:
+        Where one objective of two needs on-policy paths, each kind is half of them.
+        """
+        on_policy = math.ceil(n * self.objective.on_policy_share) if widening else n
+        parts = []
+        if on_policy:
+            parts.append(self._collect(on_policy, differentiable=self.objective.follows_paths))
+        if on_policy < n:
+            parts.append(self._collect(n - on_policy, **widening))
+        return TensorDict.cat(parts)
+
+    def _collect(self, n: int, *, differentiable: bool = False, **widening: float) -> TensorDict:
+        """New paths of the generation policy, widened and pushed by exploration."""
+        paths = self.agent.generate(n, self.target, differentiable=differentiable, **widening)
+        paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
+        return self._from(paths, Origin.OFF_POLICY if widening else Origin.ON_POLICY)
+
+    def _from(self, paths: TensorDict, origin: Origin) -> TensorDict:
+        """The same rows, with where they come from."""
+        return paths.set("origin", torch.full(paths.shape, int(origin), device=self.device))
+
+    def _remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = Origin.REPLAY) -> None:
         inside = paths["log_reward"] > self.config.log_reward_floor
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
         columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
@@ -326,14 +391,15 @@ class Trainer:
             paths = drawn.select("state", "log_reward")
             if self.agent.needs_score:
                 paths["score"] = self.target.value_and_score(paths["state"])[1]
-            parts.append(paths)
+            parts.append(self._from(paths, Origin.OFF_POLICY))
         elif drawn is not None:
-            terminal.append(drawn.select("state", "log_reward"))
+            terminal.append(drawn.select("state", "log_reward", "origin"))
         if self.anchors is not None and from_anchors:
-            terminal.append(self.anchors.draw(from_anchors))
+            terminal.append(self._from(self.anchors.draw(from_anchors), Origin.DATA))
         if terminal:
             rows = TensorDict.cat(terminal)
-            parts.append(self.agent.destroy(rows["state"], self.target, rows["log_reward"]))
+            paths = self.agent.destroy(rows["state"], self.target, rows["log_reward"])
+            parts.append(paths.set("origin", rows["origin"]))
         return parts
 
     # Save and restore ---------------------------------------------------------------------------------------------
