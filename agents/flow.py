@@ -1,4 +1,4 @@
-r"""The state flow log F(x_k, k): how much unnormalised mass passes through a state, for detailed and sub-trajectory balance.
+r"""The state flow log F(x_k, k): the unnormalised mass that passes through a state, for objectives of partial paths.
 
 Where both policies are exact, F(x_k, k) = Z · p_k(x_k) with p_k the law of x_k. With p^ref_k the law of x_k under the
 reference generation, N(0, s_k²·I), and a network n(x, k) that starts at zero,
@@ -7,9 +7,9 @@ reference generation, N(0, s_k²·I), and a network n(x, k) that starts at zero,
     log F(x_k, k) = (1 − t_k)·(log Z + log p^ref_k(x_k)) + t_k·log R(x_k) + n(x_k, k)            forward-looking
 
 for 0 < k < T; log F is log Z + log p_0 at 0 and log R at T. The untrained policies are the reference, whose flow the
-learned form starts from exactly. Sources: arXiv 2310.02679 and arXiv 2402.05098 (interpolation of the log reward and the
-reference's log density), after Pan et al., ICML 2023 (forward-looking flows). Adding log Z, so that a target's constant
-is not learned twice, and the reference's density to the plain form is this project's choice.
+learned form starts from exactly. Sources: arXiv 2310.02679 and arXiv 2402.05098 (interpolation of the log reward and
+the reference's log density), after Pan et al., ICML 2023 (forward-looking flows). Adding log Z, so that a target's
+constant is not learned twice, and the reference's density to the plain form is this project's choice.
 """
 
 from collections.abc import Sequence
@@ -35,6 +35,9 @@ class StateFlow(nn.Module):
         width, depth: of its backbone.
         forward_looking: interpolate to the log density of the state, which `forward` then needs.
 
+    Attributes:
+        forward_looking: whether it does; never with a single step, where no state lies between the ends.
+
     Example:
         >>> from ebbflow.agents import TimeGrid
         >>> from ebbflow.agents.references import brownian_bridge
@@ -57,7 +60,7 @@ class StateFlow(nn.Module):
         forward_looking: bool = False,
     ) -> None:
         super().__init__()
-        self.forward_looking = forward_looking
+        self.forward_looking = forward_looking and reference.steps > 1  # with one step, no state lies between
         self.backbone = Backbone(inputs, reference.times, width, depth)
         self.readout = nn.Linear(width, 1)
         nn.init.zeros_(self.readout.weight)

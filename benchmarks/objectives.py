@@ -1,7 +1,7 @@
 """Every objective, for each policy that it can train, beside VarGrad for the other policy; rows as they finish.
 
     python benchmarks/objectives.py --rows benchmarks/results/objectives.jsonl
-    python benchmarks/quality.py table --rows benchmarks/results/objectives.jsonl --out benchmarks/results/objectives-table.md
+    python benchmarks/quality.py table --rows benchmarks/results/objectives.jsonl
 
 The recipe is that of `quality.py`, shorter; a row that is already there is not run again.
 """

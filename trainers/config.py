@@ -168,8 +168,8 @@ class TrainConfig:
     sub_trajectory_balance; of paths of its own, unwidened: reverse_kl (through the path and the density's gradient),
     reverse_kl_log_derivative; of destroyed samples: maximum_likelihood. See docs/objectives.md."""
     destruction_objective: str | None = None
-    """Objective of the destruction policy; by default the same. As above without maximum_likelihood, and tlm (likelihood
-    of the generation policy's own paths)."""
+    """Objective of the destruction policy; by default the same. As above without maximum_likelihood, and tlm
+    (likelihood of the generation policy's own paths)."""
     subtb_lambda: float = 2.0
     """Weight of a part of a trajectory over one that is a step shorter, in sub_trajectory_balance; 0 is
     detailed_balance, inf trajectory_balance."""

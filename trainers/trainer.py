@@ -150,9 +150,7 @@ class Trainer:
         torch.set_default_dtype(self.dtype)
         try:
             config = self.config
-            return build_agent(
-                self.target.space, scale=self._scale, steps=config.steps, config=config.agent, flow=flow
-            )
+            return build_agent(self.target.space, scale=self._scale, steps=config.steps, config=config.agent, flow=flow)
         finally:
             torch.set_default_dtype(before)
 
@@ -265,13 +263,12 @@ class Trainer:
         if drawn is not None and self.config.replay.beta > 0:
             ones = drawn["weight"].new_ones
             batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
-        if self.objective.needs_log_density and self.config.steps > 1:
-            between = self.target(batch["state"][:, 1:-1].detach())  # [B, T-1]
-            batch["log_density"] = between.detach().clamp_min(self.config.log_reward_floor)
         # The memory keeps the target itself; only the loss, and the priorities made of it, see the tempered one.
-        for density in ("log_reward", "log_density"):
-            if density in batch.keys():
-                batch[density] = batch[density] * self.exploration.inverse_temperature_at(progress)
+        inverse_temperature = self.exploration.inverse_temperature_at(progress)
+        batch["log_reward"] = batch["log_reward"] * inverse_temperature
+        if self.objective.needs_log_density:
+            between = self.target(batch["state"][:, 1:-1].detach()).detach()  # [B, T-1]
+            batch["log_density"] = between.clamp_min(self.config.log_reward_floor) * inverse_temperature
         if self.config.residual_bound is not None:
             # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
             self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))

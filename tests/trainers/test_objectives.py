@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torchrl.objectives import SoftUpdate
 
 from ebbflow.agents import AgentConfig, build_agent
-from ebbflow.envs import CallableTarget, Continuous, InputError
+from ebbflow.envs import CallableTarget, Continuous
 from ebbflow.trainers.objectives import JointLoss, TrajectoryBalance, VarGrad
 
 REFERENCES = ("bridge", "variance_exploding", "variance_preserving")

@@ -38,7 +38,9 @@ def test_small_residuals_and_large_bounds_are_the_square(kind):
 def test_large_residuals_count_linearly(kind, bound):
     r = torch.tensor([50.0, 200.0, 1e6, 1e200])
     offset = {"huber": bound**2, "log_cosh": 2 * bound**2 * math.log(2.0)}[kind]
-    torch.testing.assert_close(Residual(kind, bound)(r), 2 * bound * r - offset, rtol=1e-3 if bound > 1 else 1e-9, atol=0)
+    torch.testing.assert_close(
+        Residual(kind, bound)(r), 2 * bound * r - offset, rtol=1e-3 if bound > 1 else 1e-9, atol=0
+    )
     torch.testing.assert_close(Residual(kind, bound)(-r), Residual(kind, bound)(r))
 
 

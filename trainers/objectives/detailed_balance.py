@@ -1,7 +1,8 @@
 r"""Detailed balance: every step by itself, E[(log F(x_k) + log p→ − log F(x_{k+1}) − log p←)²], averaged over steps.
 
 Off-policy safe. The square of one step has far less variance than that of a whole trajectory, but what the reward says
-reaches the first step only through T − 1 learned flows. Sources: arXiv 2111.09266 (DB); arXiv 2301.12594 (continuous states).
+reaches the first step only through T − 1 learned flows. Sources: arXiv 2111.09266 (DB); arXiv 2301.12594 (continuous
+states).
 """
 
 from typing import ClassVar

@@ -4,8 +4,8 @@ With the state flow F (F(x_0) = Z·p_0(x_0) and F(x_T) = R(x_T) at the ends),
 
     Σ_{i<j} λ^{j−i} · r_ij² / Σ_{i<j} λ^{j−i},    r_ij = log F(x_i) + Σ_{i<=k<j} (log p→ − log p←)_k − log F(x_j),
 
-averaged over trajectories. λ → 0 is detailed balance and λ → ∞ trajectory balance, both reached exactly here. Off-policy
-safe. Sources: arXiv 2209.12782 (SubTB); arXiv 2310.02679 (on diffusion samplers).
+averaged over trajectories. λ → 0 is detailed balance and λ → ∞ trajectory balance, both reached exactly here.
+Off-policy safe. Sources: arXiv 2209.12782 (SubTB); arXiv 2310.02679 (on diffusion samplers).
 """
 
 from dataclasses import dataclass
