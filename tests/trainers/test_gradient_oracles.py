@@ -74,7 +74,7 @@ def quadrature(agent, nodes=50):
     return trajectories(torch.stack(states, 1), weight=torch.cartesian_prod(weight, weight).prod(-1))
 
 
-def grid(agent, size=20.0, points=501):
+def grid(agent, size=18.0, points=321):
     """All pairs of the two random states on a square grid, and the area of a cell."""
     x = torch.linspace(-size, size, points)
     pairs = torch.cartesian_prod(x, x)
@@ -111,7 +111,7 @@ def chosen(agent, prefixes):
     return [p for name, p in agent.named_parameters() if name.startswith(prefixes) and name != "log_z"]
 
 
-def finite_differences(agent, function, prefixes=("",), directions=3, step=1e-4):
+def finite_differences(agent, function, prefixes=("",), directions=2, step=1e-4):
     """(direction, slope) along random directions."""
     parameters = chosen(agent, prefixes)
     generator = torch.Generator().manual_seed(1)
