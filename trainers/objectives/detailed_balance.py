@@ -25,7 +25,7 @@ class DetailedBalance(PathObjective):
         >>> agent = build_agent(Continuous(1), scale=1.0, steps=3, config=AgentConfig(width=8), flow=True)
         >>> paths = agent.generate(16)
         >>> paths["log_reward"] = -0.5 * paths["state"][:, -1, 0].square()
-        >>> losses = JointLoss(agent, DetailedBalance())(paths)
+        >>> losses = JointLoss(agent, DetailedBalance(), target_networks="none")(paths)
         >>> losses["loss_flow"].requires_grad
         True
     """

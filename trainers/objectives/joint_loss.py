@@ -67,7 +67,8 @@ class JointLoss(LossModule):
         >>> from ebbflow.trainers.objectives import TrajectoryBalance, VarGrad
         >>> target = get_target("gmm25")
         >>> agent = build_agent(target.space, scale=target.scale, steps=3)
-        >>> losses = JointLoss(agent, VarGrad(), TrajectoryBalance())(agent.generate(16, target))
+        >>> objective = JointLoss(agent, VarGrad(), TrajectoryBalance(), target_networks="none")
+        >>> losses = objective(agent.generate(16, target))
         >>> (losses["loss_generation"] + losses["loss_destruction"]).backward()
         >>> losses["log_ratio"].shape
         torch.Size([16])

@@ -28,7 +28,7 @@ class ReverseKL(PathObjective):
         >>> agent = build_agent(target.space, scale=target.scale, steps=3)
         >>> paths = agent.generate(16, target, differentiable=True)
         >>> paths["origin"] = torch.full((16,), Origin.ON_POLICY)
-        >>> JointLoss(agent, ReverseKL())(paths)["loss_generation"].backward()
+        >>> JointLoss(agent, ReverseKL(), target_networks="none")(paths)["loss_generation"].backward()
     """
 
     rows: ClassVar[Rows] = "on_policy"
