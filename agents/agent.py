@@ -1,7 +1,8 @@
 r"""The agent: a generation policy and a destruction policy over shared hidden vectors, with log Z.
 
 A trajectory is a TensorDict of batch `[B]` with `state` `[B, T+1, dim]`, `log_reward` `[B]` and, where the agent reads
-it, `score` `[B, T+1, dim]`. Its log-ratio (arXiv 2506.01541) is
+it, `score` `[B, T+1, dim]`; whoever mixes trajectories marks them by `origin` `[B]` (see `Origin`). The log-ratio of a
+trajectory (arXiv 2506.01541) is
 
     D(τ) = log p_0(x_0) + Σ_k log p→(x_{k+1} | x_k) − log R(x_T) − Σ_k log p←(x_k | x_{k+1}),
 

@@ -17,6 +17,8 @@ from ebbflow.trainers.objectives import (
     JointLoss,
     MaximumLikelihood,
     PathObjective,
+    PathTerms,
+    Residual,
     ReverseKL,
     TrajectoryLikelihood,
     VarGrad,
@@ -177,6 +179,20 @@ def test_unmarked_or_undifferentiable_rows_are_refused():
         JointLoss(agent, ReverseKL(), target_networks="none")(paths)
     with torch.no_grad():
         assert JointLoss(agent, ReverseKL(), target_networks="none")(paths)["loss_generation"].isfinite()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_log_z_may_be_one_for_each_row(name):
+    """As for conditional targets: a log Z of every row broadcasts as the scalar does, also when rows are picked."""
+    torch.manual_seed(0)
+    columns = [torch.randn(6), torch.randn(6, 3), torch.randn(6, 3), torch.randn(6)]
+    kept = torch.tensor([True, False, True, True, False, True])
+    losses = []
+    for log_z in (torch.tensor(0.7), torch.full((6,), 0.7)):
+        terms = PathTerms(*columns, log_z, Residual(), log_flow=torch.arange(12.0).reshape(6, 2))
+        losses.append(torch.stack([get_objective(name).loss_of_paths(t) for t in (terms, terms.of_rows(kept))]))
+    torch.testing.assert_close(*losses)
+    assert losses[0].isfinite().all() and losses[0][0] != losses[0][1]
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
