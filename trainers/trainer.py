@@ -22,7 +22,7 @@ from torchrl.objectives import SoftUpdate
 from ..agents.agent import Agent
 from ..agents.architecture import build_agent
 from ..agents.ebb_and_flow import ebb_and_flow
-from ..agents.exploration import Exploration
+from ..agents.exploration import NOT_WIDENED, Exploration, Widening
 from ..agents.origin import Origin
 from ..buffers.anchors import Anchors
 from ..buffers.annealing import annealed_smc
@@ -323,7 +323,7 @@ class Trainer:
         config = self.config
         remembered = self._remembered_rows()
         new = config.batch_size - remembered
-        explores = bool(self.exploration.widening_at(0.0))
+        explores = self.exploration.widening_at(0.0) != NOT_WIDENED
         on_policy = math.ceil(new * self.objective.on_policy_share) if explores else new
         destroyed = remembered if config.replay.contents == "terminal" else round(remembered * config.anchors.share)
         for policy, objective in self.objective.objectives.items():
@@ -351,24 +351,24 @@ class Trainer:
         from_anchors = 0 if self.anchors is None else round(remembered * self.config.anchors.share)
         return (remembered - from_anchors if len(self.replay) else 0), from_anchors
 
-    def _new_paths(self, n: int, widening: dict[str, float]) -> TensorDict:
+    def _new_paths(self, n: int, widening: Widening) -> TensorDict:
         """`n` new paths: on-policy for the objectives that need that, and the others widened by exploration.
 
         Where one objective of two needs on-policy paths, each kind is half of them.
         """
-        on_policy = math.ceil(n * self.objective.on_policy_share) if widening else n
+        on_policy = math.ceil(n * self.objective.on_policy_share) if widening != NOT_WIDENED else n
         parts = []
         if on_policy:
             parts.append(self._collect(on_policy, differentiable=self.objective.follows_paths))
         if on_policy < n:
-            parts.append(self._collect(n - on_policy, **widening))
+            parts.append(self._collect(n - on_policy, widening))
         return TensorDict.cat(parts)
 
-    def _collect(self, n: int, *, differentiable: bool = False, **widening: float) -> TensorDict:
+    def _collect(self, n: int, widening: Widening = NOT_WIDENED, *, differentiable: bool = False) -> TensorDict:
         """New paths of the generation policy, widened and pushed by exploration."""
-        paths = self.agent.generate(n, self.target, differentiable=differentiable, **widening)
+        paths = self.agent.generate(n, self.target, **widening._asdict(), differentiable=differentiable)
         paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
-        return self._from(paths, Origin.OFF_POLICY if widening else Origin.ON_POLICY)
+        return self._from(paths, Origin.ON_POLICY if widening == NOT_WIDENED else Origin.OFF_POLICY)
 
     def _from(self, paths: TensorDict, origin: Origin) -> TensorDict:
         """The same rows, with where they come from."""

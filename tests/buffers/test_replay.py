@@ -68,7 +68,7 @@ def test_terminal_and_path_rows():
     assert terminal.draw(6)["state"].shape == (6, 3)
     assert drawn["state"].shape == (7, 6, 3)
     assert (drawn["state"] == drawn["log_reward"][:, None, None]).all()
-    assert set(drawn.keys()) == {"state", "log_reward", "log_ratio", "index", "weight"}
+    assert set(drawn.keys()) == {"state", "log_reward", "log_ratio", "origin", "index", "weight"}
     with pytest.raises(InputError, match=r"state: expected shape \[B, dim\]"):
         terminal.extend(rows(4, dim=3, steps=5))
     with pytest.raises(InputError, match=r"state: expected shape \[B, T\+1, dim\]"):

@@ -14,6 +14,7 @@ from torchrl.objectives import SoftUpdate
 
 from ebbflow.agents import AgentConfig, Origin, build_agent
 from ebbflow.envs import CallableTarget, Continuous
+from ebbflow.envs.spaces import Compressed
 from ebbflow.trainers.objectives import (
     JointLoss,
     MaximumLikelihood,
@@ -25,6 +26,7 @@ from ebbflow.trainers.objectives import (
 )
 
 TARGET = CallableTarget(lambda x: (-(x**4) / 8 + x**2 / 2 + 0.3 * x)[:, 0], dim=1)
+PLAIN, COMPRESSED = Continuous(1), Compressed(1, length=8.0)
 TWO_NUMBERS = [("bridge", 2), ("variance_exploding", 1)]  # reference and steps whose paths have two random states
 
 
@@ -36,9 +38,9 @@ def double_precision():
     torch.set_default_dtype(before)
 
 
-def make_agent(reference="bridge", steps=2, size=0.1, seed=0, **settings):
+def make_agent(reference="bridge", steps=2, size=0.1, seed=0, space=PLAIN, **settings):
     config = AgentConfig(**{"width": 6, "depth": 1, "frequencies": (1.0,), "reference": reference, **settings})
-    agent = build_agent(Continuous(1), scale=1.2, steps=steps, config=config)
+    agent = build_agent(space, scale=1.2, steps=steps, config=config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in agent.parameters():
@@ -65,16 +67,19 @@ def quadrature(agent, nodes=50):
     z, weight = map(torch.tensor, numpy.polynomial.hermite_e.hermegauss(nodes))
     noise = list(torch.cartesian_prod(z, z).unsqueeze(-1).unbind(1))  # two of [nodes², 1]
     dirac = agent.reference.is_dirac
-    state = torch.zeros_like(noise[0]) if dirac else agent.reference.initial_std * noise.pop(0)
+    state = torch.zeros_like(noise[0])
+    if not dirac:
+        state = agent.space.transition(state, agent.reference.initial_std * noise.pop(0), 0)
     states = [state]
     for k in range(agent.steps):
         mean, log_variance = agent.generation_step(state, k)
-        state = mean + (0.5 * log_variance).exp() * noise[k]
+        action = mean + (0.5 * log_variance).exp() * noise[k] - agent.space.coordinates(state)
+        state = agent.space.transition(state, action, k)
         states.append(state)
     return trajectories(torch.stack(states, 1), weight=torch.cartesian_prod(weight, weight).prod(-1))
 
 
-def grid(agent, size=18.0, points=321):
+def grid(agent, size=26.0, points=421):
     """All pairs of the two random states on a square grid, and the area of a cell."""
     x = torch.linspace(-size, size, points)
     pairs = torch.cartesian_prod(x, x)
@@ -132,10 +137,11 @@ def finite_differences(agent, function, prefixes=("",), directions=2, step=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("space", [PLAIN, COMPRESSED])
 @pytest.mark.parametrize(("reference", "steps"), TWO_NUMBERS)
-def test_both_reverse_kl_gradients_are_that_of_the_exact_divergence(reference, steps, shared):
+def test_both_reverse_kl_gradients_are_that_of_the_exact_divergence(reference, steps, space, shared):
     """Generation and destruction together, in all parameters: also those of a trunk that both have."""
-    agent = make_agent(reference, steps, shared_backbone=shared)
+    agent = make_agent(reference, steps, space=space, shared_backbone=shared)
     paths = quadrature(agent)
     n = len(paths)
     found = {}
