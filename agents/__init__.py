@@ -16,6 +16,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "ebb_and_flow": ["Proposal", "ebb_and_flow"],
         "exploration": ["Exploration"],
         "features": ["StateFeatures"],
+        "flow": ["StateFlow"],
+        "origin": ["Origin"],
         "rollout": ["rollout_destruction", "rollout_generation"],
         "time_grid": ["TimeGrid"],
     },

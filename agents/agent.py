@@ -1,7 +1,8 @@
 r"""The agent: a generation policy and a destruction policy over shared hidden vectors, with log Z.
 
 A trajectory is a TensorDict of batch `[B]` with `state` `[B, T+1, dim]`, `log_reward` `[B]` and, where the agent reads
-it, `score` `[B, T+1, dim]`. Its log-ratio (arXiv 2506.01541) is
+it, `score` `[B, T+1, dim]`; whoever mixes trajectories marks them by `origin` `[B]` (see `Origin`). The log-ratio of a
+trajectory (arXiv 2506.01541) is
 
     D(τ) = log p_0(x_0) + Σ_k log p→(x_{k+1} | x_k) − log R(x_T) − Σ_k log p←(x_k | x_{k+1}),
 
@@ -28,6 +29,7 @@ from ..envs.spaces import Continuous
 from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_prob
 from .backbone import Backbone, StepIndex
 from .features import StateFeatures
+from .flow import StateFlow
 from .references.gaussian import GaussianReference
 from .rollout import Density, rollout_destruction, rollout_generation
 
@@ -68,6 +70,7 @@ class Agent(nn.Module):
         generation: the generation head.
         destruction: the destruction head.
         destruction_backbone: a separate trunk for the destruction head; by default it shares `backbone`.
+        flow: the state flow, for the objectives that balance parts of a trajectory; by default there is none.
         context_space: the space of contexts of a conditional agent; its backbones embed them.
         log_z_network: what log Z(c) of a conditional agent adds to `log_z`, `[..., c] -> [..., 1]`.
 
@@ -98,6 +101,7 @@ class Agent(nn.Module):
         generation: GenerationHead,
         destruction: DestructionHead,
         destruction_backbone: Backbone | None = None,
+        flow: StateFlow | None = None,
         *,
         context_space: Continuous | None = None,
         log_z_network: nn.Module | None = None,
@@ -112,6 +116,7 @@ class Agent(nn.Module):
         self.generation = generation
         self.destruction = destruction
         self.destruction_backbone = destruction_backbone
+        self.flow = flow
         self.log_z = nn.Parameter(torch.zeros(()))
         self.context_space = context_space
         self.log_z_network = log_z_network
@@ -314,12 +319,15 @@ class Agent(nn.Module):
             self.space.coordinates(trajectory["state"]), trajectory["score"] if self.needs_score else None
         )
 
-    def path_log_probs(self, trajectory: TensorDictBase, features: Tensor | None = None) -> PathLogProbs:
+    def path_log_probs(
+        self, trajectory: TensorDictBase, features: Tensor | None = None, *, trunk: str = "both"
+    ) -> PathLogProbs:
         """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
 
         Of segments, which have fewer states, those of the steps that they have.
 
-        `features`, where a caller already has the `path_features` of the trajectory, are not computed again.
+        `features`, where a caller already has the `path_features` of the trajectory, are not computed again. `trunk`
+        says whose log densities carry a gradient to a shared backbone: "both", "generation" or "destruction".
         """
         volume = self.space.log_volume(trajectory["state"])  # [B, T+1]: densities are of x, steps normal in u
         states = self.space.coordinates(trajectory["state"])  # [B, T+1, dim]
@@ -336,6 +344,10 @@ class Agent(nn.Module):
         if shared and self.destruction.learned:
             hidden = self.backbone(features, slice(start, None), None, embedding)  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
+            if trunk == "generation":
+                hidden_destruction = hidden_destruction.detach()
+            elif trunk == "destruction":
+                hidden_generation = hidden_generation.detach()
         else:
             hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps), None, embedding)
             hidden_destruction = None
@@ -363,6 +375,22 @@ class Agent(nn.Module):
             std = states.new_full(self.space.shape, self.reference.initial_std)
             initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log()) - volume[:, 0]
         return PathLogProbs(initial, generation, destruction)
+
+    def path_log_flow(self, trajectory: TensorDictBase, features: Tensor, log_z: Tensor) -> Tensor:
+        """log F of the states x_1 … x_{T−1} of stored trajectories, `[B, T-1]`; see `StateFlow`.
+
+        A forward-looking flow reads their log densities, `log_density` `[B, T-1]`.
+
+        Raises:
+            InputError: when the agent has no state flow.
+        """
+        if self.flow is None:
+            raise InputError("flow: expected an agent with a state flow, build_agent(..., flow=True)")
+        states = trajectory["state"]
+        volume = self.space.log_volume(states[:, 1:-1])  # flows are densities of x, the reference's law is one of u
+        log_density = trajectory["log_density"] + volume if self.flow.forward_looking else None
+        context = None if self.context_space is None else self._contexts(trajectory.get("context", None))
+        return self.flow(self.space.coordinates(states), features, log_z, log_density, context) - volume
 
     def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
         """D of stored trajectories, `[B]` (module docstring)."""

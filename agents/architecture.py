@@ -12,6 +12,7 @@ from .agent import Agent
 from .backbone import Backbone
 from .config import AgentConfig
 from .features import StateFeatures
+from .flow import StateFlow
 from .references.catalogue import get_reference
 from .time_grid import get_time_grid
 
@@ -25,6 +26,7 @@ def build_agent(
     steps: int,
     config: AgentConfig | None = None,
     context_space: Continuous | None = None,
+    flow: bool = False,
 ) -> Agent:
     """Agent for a space, in torch's default dtype, with freshly initialised parameters (torch's global generator).
 
@@ -35,6 +37,7 @@ def build_agent(
         config: the architecture.
         context_space: the space of contexts of a conditional target; its agent reads contexts, and has a network for
             log Z(c).
+        flow: with a state flow, for the objectives that need one.
 
     Raises:
         InputError: for any setting out of range; the message names it.
@@ -79,6 +82,16 @@ def build_agent(
     separate = not config.shared_backbone and destruction.learned
     destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts) if separate else None
     log_z_network = None if context_space is None else _log_z_network(contexts, config.width)
+    state_flow = None
+    if flow:  # built last, so that the rest of the agent is the same with and without it
+        state_flow = StateFlow(
+            reference,
+            inputs,
+            width=config.width,
+            depth=config.depth,
+            forward_looking=config.forward_looking,
+            contexts=contexts,
+        )
     agent = Agent(
         space,
         reference,
@@ -87,6 +100,7 @@ def build_agent(
         generation,
         destruction,
         destruction_backbone,
+        state_flow,
         context_space=context_space,
         log_z_network=log_z_network,
     )

@@ -45,6 +45,9 @@ class AgentConfig:
     """Bound C of the destruction mean's correction."""
     destruction_variance_bound: float = 0.9
     """Bound C of the destruction variance's correction."""
+    forward_looking: bool = False
+    """Let the state flow of detailed_balance and sub_trajectory_balance interpolate towards the log density of the
+    state (one energy call for each state between the ends of a trajectory)."""
 
     def variant(self, name: str) -> "AgentConfig":
         """These settings with fixed variance, with learned generation variance only, or adaptive (both learned).

@@ -2,10 +2,32 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..envs.errors import InputError
 
-__all__ = ["Exploration"]
+__all__ = ["NOT_WIDENED", "Exploration", "Widening"]
+
+
+class Widening(NamedTuple):
+    """How generated paths leave the policy's own course, the arguments of `Agent.generate`; by default not at all.
+
+    Attributes:
+        scale: factor on every step's standard deviation.
+        added: extra standard deviation, as a multiple of the reference step's.
+        drift: bounded Langevin push, in standard deviations of the step.
+
+    Example:
+        >>> Exploration(scale=1.5, until=0.5).widening_at(0.5) == NOT_WIDENED
+        True
+    """
+
+    scale: float = 1.0
+    added: float = 0.0
+    drift: float = 0.0
+
+
+NOT_WIDENED = Widening()
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,11 @@ class Exploration:
     def drift_at(self, fraction: float) -> float:
         """Size of the Langevin drift after `fraction` of training."""
         return self.drift * self._left(fraction)
+
+    def widening_at(self, fraction: float) -> "Widening":
+        """How paths are widened after `fraction` of training; `NOT_WIDENED` where they are the policy's own."""
+        scale, added = self.at(fraction)
+        return Widening(scale, added, self.drift_at(fraction))
 
     def inverse_temperature_at(self, fraction: float) -> float:
         """β after `fraction` of training."""

@@ -45,16 +45,32 @@ class _Visits:
         self.needs_score = agent.needs_score
         self.states: list[Tensor] = []
         self.scores: list[Tensor] = []
-        self.value: Tensor | None = None  # log density of the state visited last, where it came along with the score
+        # Log density of the state visited last and its gradient, where they came along with the score.
+        self.value: Tensor | None = None
+        self.gradient: Tensor | None = None
 
     def add(self, state: Tensor) -> Tensor | None:
         self.states.append(state)
         if not self.needs_score or self.density is None:
             return None
-        self.value, score = self.density.value_and_score(state, *self.conditions)
-        score = self.space.score(state, score)
+        self.value, self.gradient = self.density.value_and_score(state, *self.conditions)
+        score = self.space.score(state, self.gradient)
         self.scores.append(score)
         return score
+
+    def log_reward(self, *, differentiable: bool) -> Tensor | None:
+        """Log density of the state visited last, as a function of it where `differentiable`."""
+        if self.density is None:
+            return None
+        state, value = self.states[-1], self.value
+        if not differentiable:
+            return self.density(state, *self.conditions) if value is None else value
+        # The value with its first derivative, not with its graph: counted as a gradient call, and refused where the
+        # density has no gradient, which a graph would leave out in silence.
+        gradient = self.gradient
+        if value is None or gradient is None:
+            value, gradient = self.density.value_and_score(state, *self.conditions)
+        return value + (gradient * (state - state.detach())).sum(-1)
 
     def trajectory(self, log_reward: Tensor | None, context: Tensor | None, *, reverse: bool = False) -> TensorDict:
         order = -1 if reverse else 1
@@ -115,10 +131,7 @@ def rollout_generation(
             action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
-        log_reward = visits.value
-        if density is not None and (log_reward is None or differentiable):  # the value beside a score has no gradient
-            log_reward = density(state, *conditions)
-        return visits.trajectory(log_reward, context)
+        return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
 
 def rollout_destruction(

@@ -14,15 +14,14 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
+from ..agents.origin import Origin
 from ..envs.errors import InputError, whole_number
 from .context_groups import context_keys, draw_companions
 from .priorities import get_priority
 from .priority_sampler import PrioritySampler
 
-__all__ = ["ORIGINS", "Replay"]
+__all__ = ["Replay"]
 
-Origin = Literal["policy", "local search"]
-ORIGINS: tuple[Origin, ...] = ("policy", "local search")  # a row holds the position in this tuple
 COLUMNS = ("state", "log_reward", "log_ratio", "known", "origin")
 
 if "RL_LOGGING_LEVEL" not in os.environ:  # TorchRL announces every storage on standard output
@@ -57,7 +56,7 @@ class Replay:
         >>> index = replay.extend(TensorDict({"state": torch.randn(8, 2), "log_reward": torch.zeros(8)}, batch_size=8))
         >>> drawn = replay.draw(4)
         >>> sorted(drawn.keys())
-        ['index', 'log_ratio', 'log_reward', 'state', 'weight']
+        ['index', 'log_ratio', 'log_reward', 'origin', 'state', 'weight']
         >>> replay.update(drawn["index"], torch.randn(4))
         >>> len(replay)
         8
@@ -113,11 +112,11 @@ class Replay:
         """Share of the remembered rows that come from `origin`; 0 when nothing is remembered."""
         if len(self) == 0:
             return 0.0
-        return float((self._columns()["origin"] == ORIGINS.index(origin)).double().mean())
+        return float((self._columns()["origin"] == origin).double().mean())
 
     # Remember -----------------------------------------------------------------------------------------------------
 
-    def extend(self, batch: TensorDictBase, origin: Origin = "policy") -> Tensor:
+    def extend(self, batch: TensorDictBase, origin: Origin = Origin.REPLAY) -> Tensor:
         """Remember rows, overwriting the oldest when full; waits for the host once, to check the values.
 
         Args:
@@ -126,7 +125,7 @@ class Replay:
                 `[B]` in nats. Rows without a finite `log_ratio`
                 count as never evaluated: priorities that need it give them the largest priority present. More rows
                 than the capacity: the last ones are kept.
-            origin: where the rows come from, one of `ORIGINS`.
+            origin: where the rows come from: `REPLAY` for the policy's own, `LOCAL_SEARCH` for moved ones.
 
         Returns:
             Positions of the rows kept, `[<= B]`, to be used with `update`.
@@ -134,10 +133,8 @@ class Replay:
         Raises:
             InputError: on a missing key, a wrong shape, a non-finite state, or a NaN or +inf log reward.
         """
-        if origin not in ORIGINS:
-            raise InputError(f"origin: expected one of {list(ORIGINS)}, got {origin!r}")
         rows = self._checked(batch)
-        rows["origin"] = torch.full(rows.shape, ORIGINS.index(origin), dtype=torch.int8, device=self.device)
+        rows["origin"] = torch.full(rows.shape, int(origin), device=self.device)
         if rows.shape[0] == 0:
             return torch.zeros(0, dtype=torch.long, device=self.device)
         index = self._buffer.extend(rows[-self.capacity :], update_priority=False)
@@ -225,8 +222,8 @@ class Replay:
 
         Returns:
             Batch size `[n]`: `state` (`[n, dim]` or `[n, T+1, dim]`), `log_reward` `[n]`, `log_ratio` `[n]` (0 where
-            never evaluated), `context` `[n, c]` where remembered, `index` `[n]` for `update`, and `weight` `[n]`, the
-            importance correction with mean 1.
+            never evaluated), `origin` `[n]`, `context` `[n, c]` where remembered, `index` `[n]` for `update`, and
+            `weight` `[n]`, the importance correction with mean 1.
 
         Raises:
             InputError: if nothing is remembered yet, for a number that is not >= 1, or for contexts where none are
@@ -237,7 +234,7 @@ class Replay:
             raise InputError("replay: expected at least one remembered row to draw from, got an empty memory")
         if contexts is None:
             drawn = self._buffer.sample(n)
-            keys = ("state", "log_reward", "log_ratio", "index", "weight", "context")
+            keys = ("state", "log_reward", "log_ratio", "origin", "index", "weight", "context")
             return drawn.select(*keys, strict=False)
         columns = self._columns()
         if columns.get("context", None) is None:
@@ -245,7 +242,7 @@ class Replay:
         seeds = self._buffer.sample(min(n, whole_number("contexts", contexts, least=1)))["index"]
         keys_of_rows = context_keys(columns["context"])
         index = draw_companions(seeds, keys_of_rows, self._sampler.probabilities(self._buffer.storage), n)
-        rows = columns[index].select("state", "log_reward", "log_ratio", "context")
+        rows = columns[index].select("state", "log_reward", "log_ratio", "origin", "context")
         return rows.update({"index": index, "weight": self._sampler.weights_of(index)})
 
     # Save and restore ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..agents.origin import Origin
 from ..envs.errors import InputError
 from .checkpoint import save_checkpoint, write_atomically
 from .evaluation import contexts_of_evaluation, live_numbers
@@ -132,7 +133,7 @@ class MetricsLogger(Callback):
             "energy_calls": trainer.energy_calls,
             "gradient_calls": trainer.gradient_calls,
             "search_acceptance": None if search is None or isnan(search.acceptance) else search.acceptance,
-            "search_share": trainer.replay.share_of("local search"),
+            "search_share": trainer.replay.share_of(Origin.LOCAL_SEARCH),
             "seconds": round(trainer.seconds, 3),
         }
         self.rows.append({name: row[name] for name in self.COLUMNS})

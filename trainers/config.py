@@ -34,8 +34,11 @@ Contents = Literal["terminal", "path"]
 LocalSearchKind = Literal["none", "mala", "ebb_and_flow"]
 Schedule = Literal["cosine", "constant", "exponential"]
 Precision = Literal["float32", "float64"]
+ResidualKind = Literal["squared", "huber", "log_cosh"]
+Sides = Literal["both", "generation", "destruction", "none"]
+TrunkSides = Literal["both", "generation", "destruction"]
 
-OPTIMISERS = ("generation_optimiser", "destruction_optimiser", "log_z_optimiser")
+OPTIMISERS = ("generation_optimiser", "destruction_optimiser", "log_z_optimiser", "flow_optimiser")
 PRESETS = Path(__file__).parent / "presets"
 SEEDS = 2**63  # what torch takes
 
@@ -92,7 +95,8 @@ class AnchorConfig:
     contexts: int = 16
     """Of a conditional target: the number of contexts searched, drawn from its law; they share the particles."""
     samples: str | None = None
-    """A .npy file of your own samples `[n, dim]` to use instead of the search."""
+    """A .npy file of your own samples `[n, dim]` to use instead of the search, or: exact, for `count` exact samples of
+    the target, where it has them."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +168,27 @@ class TrainConfig:
     threads: int | None = None
     """CPU threads of torch; by default torch's own choice."""
     objective: str = "vargrad"
-    """Objective of the generation policy: vargrad or trajectory_balance."""
+    """Objective of the generation policy. Of any paths: vargrad, trajectory_balance, detailed_balance,
+    sub_trajectory_balance; of paths of its own, unwidened: reverse_kl (through the path and the density's gradient),
+    reverse_kl_log_derivative; of destroyed samples: maximum_likelihood. See docs/objectives.md."""
     destruction_objective: str | None = None
-    """Objective of the destruction policy; by default the same."""
+    """Objective of the destruction policy; by default the same. As above without maximum_likelihood, and tlm
+    (likelihood of the generation policy's own paths)."""
+    subtb_lambda: float = 2.0
+    """Weight of a part of a trajectory over one that is a step shorter, in sub_trajectory_balance; 0 is
+    detailed_balance, inf trajectory_balance."""
+    residual: ResidualKind = "huber"
+    """How residuals of the balance objectives and of vargrad count: squared, or squared when small and linearly when
+    large (huber: at once, log_cosh: smoothly)."""
     residual_bound: float | None = 10.0
-    """Residuals of the log-ratio beyond this many nats count linearly, not squared (Huber), while policies are coarse:
+    """Residuals beyond this many nats count linearly (huber, log_cosh) while policies are coarse:
     the bound grows as 1/sqrt(share of training left). None: all squared."""
+    trunk: TrunkSides = "both"
+    """Whose loss trains a shared backbone: both, generation or destruction; its optimiser is always generation's."""
+    target_networks: Sides = "both"
+    """Whose loss sees the other policy through a target network: both, generation, destruction or none."""
     target_rate: float = 0.05
-    """Rate at which the target networks follow; each loss sees the other policy through them. 0: no target networks."""
+    """Rate at which the target networks follow. 0: no target networks."""
     average_decay: float = 0.99
     """Decay of the exponential average of the weights that is evaluated and sampled from; 0: the last weights."""
     log_reward_floor: float = -1e6
@@ -195,6 +212,8 @@ class TrainConfig:
     """Train both policies by generation_optimiser, whose rates and (joint) clipping then hold for destruction too."""
     log_z_optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(rate=1e-1))
     """Optimiser of log Z."""
+    flow_optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(rate=1e-2))
+    """Optimiser of the state flow, which only detailed_balance and sub_trajectory_balance have."""
     log_every: int = 50
     """Iterations between two rows of metrics.csv (and updates of the live numbers)."""
     checkpoint_every: int = 500
@@ -235,6 +254,9 @@ class TrainConfig:
             "dtype": Precision,
             "replay.contents": Contents,
             "local_search.kind": LocalSearchKind,
+            "residual": ResidualKind,
+            "trunk": TrunkSides,
+            "target_networks": Sides,
         }
         choices |= {f"{name}.schedule": Schedule for name in OPTIMISERS}
         for name, choice in choices.items():
@@ -257,6 +279,8 @@ class TrainConfig:
                 raise InputError(f"{name}: expected a number > 0 and <= 1, got {value!r}")
         if self.residual_bound is not None and not self.residual_bound > 0:
             raise InputError(f"residual_bound: expected a number > 0 (nats), got {self.residual_bound!r}")
+        if not self.subtb_lambda >= 0.0:
+            raise InputError(f"subtb_lambda: expected a number >= 0, got {self.subtb_lambda!r}")
         for name in ("target_rate", "replay.share", "anchors.share", "replay.uniform_mixture", "replay.beta"):
             value = self._lookup(name)
             if not 0.0 <= value <= 1.0:

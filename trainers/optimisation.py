@@ -1,4 +1,4 @@
-"""Optimisers of generation, destruction and log Z, each with its own rates, schedule and clipping; or one for both."""
+"""Optimisers of generation, destruction, log Z and flow: own rates, schedule and clipping; or one for both policies."""
 
 import math
 from collections.abc import Mapping
@@ -38,7 +38,8 @@ class Optimisers:
 
     Args:
         agent: whose parameters are trained.
-        configs: rates, schedule and clipping of the optimisers `generation`, `destruction` and `log_z`.
+        configs: rates, schedule and clipping of the optimisers `generation`, `destruction`, `log_z` and, for an agent
+            with a state flow, `flow`.
         iterations: length of the run, over which the cosine schedule decays.
         single: one optimiser, `generation`, for both policies; `log_z` keeps its own.
 
@@ -73,7 +74,8 @@ class Optimisers:
                 groups.append({"params": table, "lr": config.table_rate})
             return Adam(groups, betas=(config.beta1, config.beta2), foreach=True)
 
-        parts = {"generation": generation, "log_z": log_z, "destruction": destruction}
+        flow = [] if agent.flow is None else [*agent.flow.parameters()]
+        parts = {"generation": generation, "log_z": log_z, "destruction": destruction, "flow": flow}
         self.optimisers = {name: adam(part, configs[name]) for name, part in parts.items() if part}
         self.schedulers = {
             name: LambdaLR(optimiser, _schedule(configs[name], iterations))

@@ -22,12 +22,13 @@ from torchrl.objectives import SoftUpdate
 from ..agents.agent import Agent
 from ..agents.architecture import build_agent
 from ..agents.ebb_and_flow import ebb_and_flow
-from ..agents.exploration import Exploration
+from ..agents.exploration import NOT_WIDENED, Exploration, Widening
+from ..agents.origin import Origin
 from ..buffers.anchors import Anchors
 from ..buffers.annealing import annealed_smc
 from ..buffers.conditional_annealing import annealed_smc_by_context
 from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
-from ..buffers.replay import Origin, Replay
+from ..buffers.replay import Replay
 from ..envs.errors import InputError
 from ..envs.target import Target
 from .callbacks import Callback
@@ -35,6 +36,7 @@ from .config import TrainConfig
 from .context_batch import contexts_of_new_rows, share_of_contexts
 from .evaluation import check_agent
 from .objectives.catalogue import get_objective
+from .objectives.joint_loss import JointLoss
 from .optimisation import Optimisers
 
 __all__ = ["Trainer"]
@@ -99,18 +101,25 @@ class Trainer:
             raise InputError("anchors: expected to have contexts for a conditional target, and only for one")
         found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
         self._calls_before = target.energy_calls - found[0], target.gradient_calls - found[1]
-        self.agent = agent or self._build_agent()
+        generation = get_objective(config.objective, subtb_lambda=config.subtb_lambda)
+        destruction = generation
+        if config.destruction_objective is not None:
+            name = config.destruction_objective
+            destruction = get_objective(name, "destruction_objective", subtb_lambda=config.subtb_lambda)
+        self.agent = agent or self._build_agent(flow=generation.needs_flow or destruction.needs_flow)
         check_agent(self.agent, target)
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)
         decay = config.average_decay
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
-        destruction = config.destruction_objective
-        self.objective = get_objective(config.objective)(
+        self.objective = JointLoss(
             self.agent,
-            destruction=None if destruction is None else get_objective(destruction, "destruction_objective"),
-            use_targets=config.target_rate > 0,
+            generation,
+            destruction,
+            target_networks=config.target_networks if config.target_rate > 0 else "none",
+            trunk=config.trunk,
+            residual=config.residual,
             residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
         )
         self.target_update = SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
@@ -118,6 +127,7 @@ class Trainer:
             "generation": config.generation_optimiser,
             "destruction": config.destruction_optimiser,
             "log_z": config.log_z_optimiser,
+            "flow": config.flow_optimiser,
         }
         self.optimisers = Optimisers(self.agent, configs, config.iterations, single=config.single_optimiser)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
@@ -137,22 +147,25 @@ class Trainer:
         self.skipped = 0
         self.stop_requested = False
         self._prepared = False
+        self._check_rows()
 
     @property
     def _scale(self) -> float:
         """Typical length of the target: the configured one, or the target's own."""
         return self.target.scale if self.config.scale is None else self.config.scale
 
-    def _build_agent(self) -> Agent:
+    def _build_agent(self, flow: bool) -> Agent:
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
+            config = self.config
             return build_agent(
                 self.target.space,
                 scale=self._scale,
-                steps=self.config.steps,
-                config=self.config.agent,
+                steps=config.steps,
+                config=config.agent,
                 context_space=self.target.context_space,
+                flow=flow,
             )
         finally:
             torch.set_default_dtype(before)
@@ -217,7 +230,7 @@ class Trainer:
             self.anchors = self._find_anchors()
         with torch.no_grad():
             context = self._new_contexts(config.batch_size, config.contexts_per_batch, ())
-            paths = self._collect(config.batch_size, context)
+            paths = self._collect(config.batch_size, context=context)
             inside = paths["log_reward"] > config.log_reward_floor
             paths["log_reward"] *= self.exploration.inverse_temperature_at(0.0)
             log_ratio = self.agent.log_ratio(paths)
@@ -235,6 +248,11 @@ class Trainer:
 
     def _find_anchors(self) -> Anchors:
         config = self.config.anchors
+        if config.samples == "exact":
+            self.target.require_sample("anchors.samples: exact")
+            contexts = self._new_contexts(config.count, config.contexts, ())
+            samples = self.target.sample(config.count, *(() if contexts is None else (contexts,)))
+            return Anchors.from_samples(self.target, samples.to(self.device, self.dtype), contexts)
         if config.samples is not None:
             return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
         sigma = self._scale if self.config.agent.sigma is None else self.config.agent.sigma
@@ -258,30 +276,34 @@ class Trainer:
         """
         progress = self.iteration / self.config.iterations
         from_replay, from_anchors = self._remembered_counts()
-        scale, added = self.exploration.at(progress)
-        drift = self.exploration.drift_at(progress)
         count = self.config.batch_size - from_replay - from_anchors
+        widening = self.exploration.widening_at(progress)
         if self.target.is_conditional:  # new paths go to the contexts of remembered ones, so these are drawn first
             drawn, anchored = self._draw(from_replay, from_anchors)
             fresh = share_of_contexts(self.config.contexts_per_batch, count, self.config.batch_size)
             context = self._new_contexts(
                 count, fresh, [rows["context"] for rows in (drawn, anchored) if rows is not None]
             )
-            new = self._collect(count, context, scale=scale, added=added, drift=drift)
+            new = self._new_paths(count, widening, context)
         else:
-            new = self._collect(count, scale=scale, added=added, drift=drift)
+            new = self._new_paths(count, widening)
             drawn, anchored = self._draw(from_replay, from_anchors)
         batch = TensorDict.cat([new, *self._remembered_paths(drawn, anchored)])
         if drawn is not None and self.config.replay.beta > 0:
             ones = drawn["weight"].new_ones
             batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
         # The memory keeps the target itself; only the loss, and the priorities made of it, see the tempered one.
-        batch["log_reward"] = batch["log_reward"] * self.exploration.inverse_temperature_at(progress)
+        inverse_temperature = self.exploration.inverse_temperature_at(progress)
+        batch["log_reward"] = batch["log_reward"] * inverse_temperature
+        if self.objective.needs_log_density:
+            inner = batch["state"][:, 1:-1].detach()
+            between = self.target(inner, batch.get("context", None)).detach()  # [B, T-1]
+            batch["log_density"] = between.clamp_min(self.config.log_reward_floor) * inverse_temperature
         if self.config.residual_bound is not None:
             # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
             self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
         losses = self.objective(batch)
-        total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"]
+        total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
         if self.optimisers.step(total):
             if self.target_update is not None:
                 self.target_update.step()
@@ -336,11 +358,38 @@ class Trainer:
             with torch.no_grad():
                 log_probs = self.agent.path_log_probs(paths)
             log_ratio = self._within_context(log_probs.log_ratio(inverse_temperature * paths["log_reward"]), own)
-            self._remember(paths, log_ratio, "local search")
+            self._remember(paths, log_ratio, Origin.LOCAL_SEARCH)
+
+    def _check_rows(self) -> None:
+        """Raise an InputError where the settings leave an objective without rows that it may learn from."""
+        config = self.config
+        remembered = self._remembered_rows()
+        new = config.batch_size - remembered
+        explores = self.exploration.widening_at(0.0) != NOT_WIDENED
+        on_policy = math.ceil(new * self.objective.on_policy_share) if explores else new
+        destroyed = remembered if config.replay.contents == "terminal" else round(remembered * config.anchors.share)
+        for policy, objective in self.objective.objectives.items():
+            field = "objective" if policy == "generation" else "destruction_objective"
+            name = getattr(config, field) or config.objective
+            if objective.rows == "on_policy" and on_policy < 2:
+                raise InputError(
+                    f"{field}: {name} learns from new paths of the policy itself, of which batch_size = "
+                    f"{config.batch_size} and replay.share = {config.replay.share:g} leave {on_policy} (expected >= 2)"
+                )
+            if objective.rows == "destroyed" and not destroyed:
+                raise InputError(
+                    f"{field}: {name} learns from destroyed samples, and there are none with replay.share = "
+                    f"{config.replay.share:g}, replay.contents = {config.replay.contents} and anchors.share = "
+                    f"{config.anchors.share:g}; expected anchors, exact samples or terminal states in every batch"
+                )
+
+    def _remembered_rows(self) -> int:
+        """Rows of a batch that come from memory, once there is one; at least one row stays new."""
+        return min(round(self.config.batch_size * self.config.replay.share), self.config.batch_size - 1)
 
     def _remembered_counts(self) -> tuple[int, int]:
         """Rows of the next batch from the agent's own memory, and from the anchors; at least one row stays new."""
-        remembered = min(round(self.config.batch_size * self.config.replay.share), self.config.batch_size - 1)
+        remembered = self._remembered_rows()
         from_anchors = 0 if self.anchors is None else round(remembered * self.config.anchors.share)
         return (remembered - from_anchors if len(self.replay) else 0), from_anchors
 
@@ -364,21 +413,40 @@ class Trainer:
             return None
         return contexts_of_new_rows(self.target, n, fresh, torch.cat(list(remembered)) if remembered else None)
 
+    def _new_paths(self, n: int, widening: Widening, context: torch.Tensor | None = None) -> TensorDict:
+        """`n` new paths: on-policy for the objectives that need that, and the others widened by exploration.
+
+        Where one objective of two needs on-policy paths, each kind is half of them, and each kind has all contexts.
+        """
+        on_policy = math.ceil(n * self.objective.on_policy_share) if widening != NOT_WIDENED else n
+        first, second = (None, None) if context is None else (context[:on_policy], context[on_policy:])
+        parts = []
+        if on_policy:
+            parts.append(self._collect(on_policy, context=first, differentiable=self.objective.follows_paths))
+        if on_policy < n:
+            parts.append(self._collect(n - on_policy, widening, context=second))
+        return TensorDict.cat(parts)
+
     def _collect(
         self,
         n: int,
-        context: torch.Tensor | None = None,
+        widening: Widening = NOT_WIDENED,
         *,
-        scale: float = 1.0,
-        added: float = 0.0,
-        drift: float = 0.0,
+        context: torch.Tensor | None = None,
+        differentiable: bool = False,
     ) -> TensorDict:
         """New paths of the generation policy, widened and pushed by exploration."""
-        paths = self.agent.generate(n, self.target, context=context, scale=scale, added=added, drift=drift)
+        paths = self.agent.generate(
+            n, self.target, context=context, **widening._asdict(), differentiable=differentiable
+        )
         paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
-        return paths
+        return self._from(paths, Origin.ON_POLICY if widening == NOT_WIDENED else Origin.OFF_POLICY)
 
-    def _remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = "policy") -> None:
+    def _from(self, paths: TensorDict, origin: Origin) -> TensorDict:
+        """The same rows, with where they come from."""
+        return paths.set("origin", torch.full(paths.shape, int(origin), device=self.device))
+
+    def _remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = Origin.REPLAY) -> None:
         inside = paths["log_reward"] > self.config.log_reward_floor
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
         columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
@@ -394,15 +462,16 @@ class Trainer:
             paths = drawn.select("state", "log_reward", "context", strict=False)
             if self.agent.needs_score:
                 paths["score"] = self.target.value_and_score(paths["state"], paths.get("context", None))[1]
-            parts.append(paths)
+            parts.append(self._from(paths, Origin.OFF_POLICY))
         elif drawn is not None:
-            terminal.append(drawn.select("state", "log_reward", "context", strict=False))
+            terminal.append(drawn.select("state", "log_reward", "origin", "context", strict=False))
         if anchored is not None:
-            terminal.append(anchored)
+            terminal.append(self._from(anchored, Origin.DATA))
         if terminal:
             rows = TensorDict.cat(terminal)
             context = rows.get("context", None)
-            parts.append(self.agent.destroy(rows["state"], self.target, rows["log_reward"], context=context))
+            paths = self.agent.destroy(rows["state"], self.target, rows["log_reward"], context=context)
+            parts.append(paths.set("origin", rows["origin"]))
         return parts
 
     # Save and restore ---------------------------------------------------------------------------------------------

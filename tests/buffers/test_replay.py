@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from tensordict import TensorDict
 
+from ebbflow.agents import Origin
 from ebbflow.buffers import PRIORITIES, Replay
 from ebbflow.envs import InputError
 
@@ -67,7 +68,7 @@ def test_terminal_and_path_rows():
     assert terminal.draw(6)["state"].shape == (6, 3)
     assert drawn["state"].shape == (7, 6, 3)
     assert (drawn["state"] == drawn["log_reward"][:, None, None]).all()
-    assert set(drawn.keys()) == {"state", "log_reward", "log_ratio", "index", "weight"}
+    assert set(drawn.keys()) == {"state", "log_reward", "log_ratio", "origin", "index", "weight"}
     with pytest.raises(InputError, match=r"state: expected shape \[B, dim\]"):
         terminal.extend(rows(4, dim=3, steps=5))
     with pytest.raises(InputError, match=r"state: expected shape \[B, T\+1, dim\]"):
@@ -119,16 +120,15 @@ def test_weights_follow_beta(beta):
 
 def test_rows_know_where_they_come_from():
     replay = Replay(10)
-    assert replay.share_of("local search") == 0.0
+    assert replay.share_of(Origin.LOCAL_SEARCH) == 0.0
     replay.extend(rows(6))
-    replay.extend(rows(2, start=6), "local search")
-    assert (replay.share_of("policy"), replay.share_of("local search")) == (0.75, 0.25)
+    replay.extend(rows(2, start=6), Origin.LOCAL_SEARCH)
+    assert (replay.share_of(Origin.REPLAY), replay.share_of(Origin.LOCAL_SEARCH)) == (0.75, 0.25)
     restored = Replay(10)
     restored.load_state_dict(replay.state_dict())
-    restored.extend(rows(8, start=8), "local search")  # overwrites the first six
-    assert restored.share_of("local search") == 1.0
-    with pytest.raises(InputError, match=r"origin: expected one of \['policy', 'local search'\], got 'mars'"):
-        replay.extend(rows(1), "mars")
+    restored.extend(rows(8, start=8), Origin.LOCAL_SEARCH)  # overwrites the first six
+    assert restored.share_of(Origin.LOCAL_SEARCH) == 1.0
+    assert (restored.draw(3)["origin"] == Origin.LOCAL_SEARCH).all()
 
 
 def test_update_moves_the_priorities():

@@ -19,6 +19,7 @@ from ebbflow.trainers.callbacks import read_metrics
 from ebbflow.trainers.checkpoint import load_checkpoint
 from ebbflow.trainers.cli import COMMANDS
 from ebbflow.trainers.config import TrainConfig
+from ebbflow.trainers.objectives import OBJECTIVES
 
 KEYS = {
     *("elbo", "elbo_stderr", "eubo", "eubo_stderr", "eubo_median", "sandwich_width"),
@@ -81,8 +82,8 @@ MISTAKES = {
     "--agent.destruction-mean x": "destruction_mean: expected one of ",
     "--replay.priority x": "priority: expected one of importance_weight, loss, ",
     "--replay.share nan": "replay.share: expected a number between 0 and 1, got nan",
-    "--objective x": "objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
-    "--destruction-objective x": "destruction_objective: expected one of ['trajectory_balance', 'vargrad'], got 'x'",
+    "--objective x": f"objective: expected one of {sorted(OBJECTIVES)}, got 'x'",
+    "--destruction-objective x": f"destruction_objective: expected one of {sorted(OBJECTIVES)}, got 'x'",
     "--exploration.scale 0.5": "exploration.scale: expected a number >= 1, got 0.5",
     "--exploration.drift -1": "exploration.drift: expected a finite number >= 0, got -1.0",
     "--anchors.samples no.npy": "anchors.samples: expected a .npy file of numbers [n, dim], got 'no.npy' (",

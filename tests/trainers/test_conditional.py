@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict
 
 from ebbflow.agents import AgentConfig, build_agent
+from ebbflow.agents.origin import Origin
 from ebbflow.buffers import Anchors, context_keys
 from ebbflow.envs import ConditionalMixture, Continuous, InputError, Target, get_target
 from ebbflow.trainers import TrainConfig, fit
@@ -16,9 +17,8 @@ from ebbflow.trainers.checkpoint import load_checkpoint, save_checkpoint
 from ebbflow.trainers.cli import main
 from ebbflow.trainers.context_batch import contexts_of_new_rows
 from ebbflow.trainers.evaluation import as_json, evaluate, live_numbers
-from ebbflow.trainers.objectives import TrajectoryBalance, VarGrad
+from ebbflow.trainers.objectives import JointLoss, Residual, ReverseKLLogDerivative, TrajectoryBalance, VarGrad
 from ebbflow.trainers.objectives.context_centre import group_mean, group_median
-from ebbflow.trainers.objectives.path_objective import robust_center
 from ebbflow.trainers.trainer import Trainer
 
 SMALL = {"target": "conditional-gmm", "contexts_per_batch": 4, "evaluation_contexts": 3, "anchors": {"contexts": 3}}
@@ -61,13 +61,13 @@ def test_exact_policies_have_no_loss_though_log_z_differs_from_context_to_contex
     agent = exact_agent(target)
     context = target.sample_context(6).double().repeat_interleave(4, dim=0)
     paths = agent.generate(24, target, context=context)
-    losses = VarGrad(agent, use_targets=False, residual_bound=bound)(paths)
+    losses = JointLoss(agent, VarGrad(), target_networks="none", residual_bound=bound)(paths)
     losses = losses.detach()
     assert abs(float(losses["loss_generation"])) < 1e-20 and abs(float(losses["loss_destruction"])) < 1e-20
     torch.testing.assert_close(losses["log_ratio"], -context[:, 0])
     whole = losses["log_ratio"] - losses["log_ratio"].mean()
     assert float(whole.square().mean()) > 1.0  # a centre over the batch would not have noticed
-    wrong = TrajectoryBalance(agent, use_targets=False, residual_bound=bound)(paths).detach()
+    wrong = JointLoss(agent, TrajectoryBalance(), target_networks="none", residual_bound=bound)(paths).detach()
     assert float(wrong["loss_generation"]) > 1.0
     for right in (False, True):  # trajectory balance is at its minimum once log Z(c) is known
         if right:
@@ -78,7 +78,7 @@ def test_exact_policies_have_no_loss_though_log_z_differs_from_context_to_contex
 
             agent = exact_agent(target)
             agent.log_z_network = Identity()
-            losses = TrajectoryBalance(agent, use_targets=False, residual_bound=bound)(paths).detach()
+            losses = JointLoss(agent, TrajectoryBalance(), target_networks="none", residual_bound=bound)(paths).detach()
             assert float(losses["loss_generation"]) < 1e-20 and float(losses["loss_log_z"]) < 1e-20
 
 
@@ -87,8 +87,10 @@ def test_without_contexts_the_centre_is_that_of_one_group():
     values, weight = torch.randn(20, dtype=torch.float64) * 20, torch.rand(20, dtype=torch.float64)
     one = torch.zeros(20, dtype=torch.long)
     for bound in (math.inf, 3.0):
-        whole = robust_center(values, weight, bound)
-        torch.testing.assert_close(robust_center(values, weight, bound, one), whole.expand(20))
+        for kind in ("huber", "log_cosh"):
+            residual = Residual(kind, bound)
+            whole = residual.center(values, weight)
+            torch.testing.assert_close(residual.center(values, weight, one), whole.expand(20))
     group = torch.arange(20) % 3
     for k in range(3):
         own = group == k
@@ -167,7 +169,7 @@ def test_local_search_moves_states_within_their_context(settings, kind):
     trainer.train()
     assert trainer.local_search.energy_calls > 0 and trainer.local_search.acceptance > 0
     rows = trainer.replay._columns()
-    assert trainer.replay.share_of("local search") > 0
+    assert trainer.replay.share_of(Origin.LOCAL_SEARCH) > 0
     torch.testing.assert_close(trainer.target(rows["state"], rows["context"]), rows["log_reward"])
     anchors = trainer.anchors
     torch.testing.assert_close(trainer.target(anchors.states, anchors.contexts), anchors.log_reward)
@@ -292,7 +294,7 @@ def test_groups_of_a_weighted_batch_keep_their_gradient_in_expectation():
     agent = exact_agent(target)
     context = target.sample_context(5).double().repeat_interleave(3, dim=0)
     paths = agent.generate(15, target, context=context)
-    objective = VarGrad(agent, use_targets=False)
+    objective = JointLoss(agent, VarGrad(), target_networks="none")
     weight = agent.generation.readout.linear.weight
 
     def loss():
@@ -304,3 +306,37 @@ def test_groups_of_a_weighted_batch_keep_their_gradient_in_expectation():
     parameter = objective.agent_params.get(("generation", "readout", "linear", "weight"))
     (gradient,) = torch.autograd.grad(found["loss_generation"], [parameter])
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize(
+    ("objective", "destruction"),
+    [
+        ("detailed_balance", "tlm"),
+        ("sub_trajectory_balance", None),
+        ("reverse_kl", "vargrad"),
+        ("reverse_kl_log_derivative", "tlm"),
+        ("maximum_likelihood", "vargrad"),
+    ],
+)
+def test_every_objective_trains_a_conditional_agent(settings, objective, destruction):
+    config = TrainConfig.from_dict(settings(**SMALL, objective=objective, destruction_objective=destruction))
+    trainer = Trainer(get_target("conditional-gmm"), config)
+    before = {name: p.clone() for name, p in trainer.agent.named_parameters() if "embed_context" in name}
+    trainer.train()
+    assert trainer.iteration == 12 and trainer.skipped == 0
+    after = dict(trainer.agent.named_parameters())
+    moved = [name for name, value in before.items() if not value.equal(after[name])]
+    assert len(moved) == len(before)
+
+
+def test_the_log_derivative_has_a_baseline_for_each_context():
+    torch.manual_seed(0)
+    target = ScaledNormal()
+    agent = exact_agent(target)
+    context = target.sample_context(6).double().repeat_interleave(4, dim=0)
+    paths = agent.generate(24, target, context=context)
+    paths["origin"] = torch.full((24,), int(Origin.ON_POLICY))
+    objective = JointLoss(agent, ReverseKLLogDerivative(), target_networks="none")
+    objective(paths)["loss_generation"].backward()
+    gradient = objective.agent_params.get(("generation", "readout", "linear", "bias")).grad
+    assert float(gradient.abs().max()) < 1e-10  # all advantages are zero, though log Z differs

@@ -97,8 +97,9 @@ def test_what_does_not_fit_is_named(values, message):
 def test_a_choice_is_checked_also_where_settings_are_made_in_python():
     with pytest.raises(InputError, match=r"log_z_optimiser.schedule: expected one of \['cosine', 'cons.*'linear'"):
         TrainConfig(log_z_optimiser=OptimiserConfig(schedule="linear"))
-    with pytest.raises(InputError, match="dtype: expected one of "):
-        TrainConfig(dtype="float16")
+    for field in ("dtype", "residual", "trunk", "target_networks"):
+        with pytest.raises(InputError, match=f"^{field}: expected one of .*, got 'wrong'"):
+            TrainConfig(**{field: "wrong"})
     with pytest.raises(InputError, match=r"local_search.kind: expected one of \['none', 'mala', 'ebb_and_flow'\]"):
         TrainConfig(local_search=LocalSearchConfig(kind="hmc"))
 
@@ -142,6 +143,8 @@ NUMBERS = {
     "anchors.initial_scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
     "local_search.target_acceptance": ([0.01, 0.99], [0.0, 1.0, math.nan]),
     "scale": ([1e-9, 10.0], [0.0, -1.0, math.inf, math.nan]),
+    "subtb_lambda": ([0.0, 2.0, math.inf], [-0.01, math.nan]),
+    "residual_bound": ([1e-9, 1e9], [0.0, -1.0, math.nan]),
     "log_reward_floor": ([-1e-9, -1e30], [0.0, 1.0, -math.inf, math.nan]),
     **{
         name: ([0.0, 0.5, 1.0], [-0.01, 1.01, math.nan])

@@ -7,7 +7,7 @@ import numpy
 import pytest
 import torch
 
-from ebbflow.agents import build_agent
+from ebbflow.agents import Origin, build_agent
 from ebbflow.buffers.anchors import Anchors
 from ebbflow.envs import CallableTarget, Continuous, InputError, get_target
 from ebbflow.trainers.callbacks import Callback
@@ -226,7 +226,7 @@ def test_searched_states_become_rows_and_anchors(kind, contents, tiny):
     found = [rows - 8 for rows in growth]
     assert all(rows == 0 for i, rows in enumerate(found) if i not in (2, 6, 10))
     assert all(1 <= found[i] <= 10 for i in (2, 6, 10))
-    assert trainer.replay.share_of("local search") == sum(found) / len(trainer.replay)
+    assert trainer.replay.share_of(Origin.LOCAL_SEARCH) == sum(found) / len(trainer.replay)
     rows = trainer.replay.state_dict()
     state = rows["state"] if contents == "terminal" else rows["state"][:, -1]
     torch.testing.assert_close(rows["log_reward"], normal(state))
@@ -258,7 +258,7 @@ def test_local_search_tempers_priorities_as_the_loss_does(tiny):
     trainer.agent.destroy = lambda *args, **kwargs: seen.append(destroy(*args, **kwargs)) or seen[-1]
     trainer.train(until=1)
     rows = trainer.replay.state_dict()
-    found = rows["log_ratio"][rows["origin"] == 1]
+    found = rows["log_ratio"][rows["origin"] == Origin.LOCAL_SEARCH]
     with torch.no_grad():
         expected = trainer.agent.path_log_probs(seen[-1]).log_ratio(0.01 * seen[-1]["log_reward"])
     torch.testing.assert_close(found, expected)

@@ -1,4 +1,4 @@
-"""Objectives: TorchRL loss modules over stored trajectories, with separate generation, destruction and log Z losses."""
+"""Objectives: the loss of each policy on stored trajectories, one file each, and the TorchRL loss module of both."""
 
 import lazy_loader
 
@@ -6,8 +6,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "catalogue": ["OBJECTIVES", "get_objective"],
-        "path_objective": ["PathObjective"],
+        "detailed_balance": ["DetailedBalance"],
+        "joint_loss": ["JointLoss"],
+        "maximum_likelihood": ["MaximumLikelihood"],
+        "path_objective": ["PathObjective", "PathTerms"],
+        "residual": ["Residual"],
+        "reverse_kl": ["ReverseKL"],
+        "reverse_kl_log_derivative": ["ReverseKLLogDerivative"],
+        "sub_trajectory_balance": ["SubTrajectoryBalance"],
         "trajectory_balance": ["TrajectoryBalance"],
+        "trajectory_likelihood": ["TrajectoryLikelihood"],
         "vargrad": ["VarGrad"],
     },
 )

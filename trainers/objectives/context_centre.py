@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...buffers.context_groups import context_keys
 
-__all__ = ["context_groups", "group_mean", "group_median"]
+__all__ = ["context_groups", "group_mean", "group_median", "group_sizes"]
 
 
 def context_groups(trajectory: Any) -> Tensor | None:
@@ -36,6 +36,16 @@ def group_mean(values: Tensor, weight: Tensor | None, group: Tensor) -> Tensor:
     nothing = values.new_zeros(len(group))  # there are no more groups than rows
     total = nothing.index_add(0, group, weight * values)
     return (total / nothing.index_add(0, group, weight).clamp_min(torch.finfo(values.dtype).tiny))[group]
+
+
+def group_sizes(group: Tensor) -> Tensor:
+    """Number of rows of each row's own group, `[B] -> [B]`.
+
+    Example:
+        >>> group_sizes(torch.tensor([0, 1, 0]))
+        tensor([2, 1, 2])
+    """
+    return torch.zeros_like(group).index_add(0, group, torch.ones_like(group))[group]
 
 
 def group_median(values: Tensor, group: Tensor) -> Tensor:

@@ -1,180 +1,118 @@
-r"""Losses of the path log-ratio D(τ), where each policy sees the other one through its target network.
+r"""The contract of an objective: a loss of what one policy sees of a batch of trajectories.
 
-With θ the online and θ' the target (exponentially averaged) parameters of generation, φ and φ' those of destruction,
-
-    D_generation  = log p_0 + Σ log p→_θ  − log R − Σ log p←_φ'
-    D_destruction = log p_0 + Σ log p→_θ' − log R − Σ log p←_φ.
-
-A subclass says what loss of D it takes (trajectory balance, log-variance, ...). Both losses come from one pass of the
-online networks and one gradient-free pass of the target networks; one backward of their sum is enough, since heads are
-disjoint and a shared backbone is trained by both. Source: arXiv 2506.01541, section on joint training.
+Each policy is trained by an objective of its own. It is given `PathTerms`, in which the log densities of the policy to
+train carry its gradient and those of the other policy are numbers: so one formula serves both policies, and a new
+objective is one function. What it needs it declares; `JointLoss` gives it that, and whoever makes the batches (the
+trainer) asks the declarations whether its settings can.
 """
 
-import math
-from abc import abstractmethod
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
-from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
-from torchrl.objectives import LossModule
 
-from ...agents.agent import Agent
-from ...envs.errors import InputError
-from .context_centre import context_groups, group_mean, group_median
+from ...agents.origin import Origin
+from .residual import Residual
 
-__all__ = ["PathObjective"]
+__all__ = ["PathObjective", "PathTerms", "Rows"]
+
+Rows = Literal["any", "on_policy", "destroyed"]
+"""Which rows of a batch an objective may learn from: all; those that the generation policy, as it is now and not
+widened, has generated; or those that the destruction policy has destroyed (see `Origin`)."""
 
 
-class PathObjective(LossModule):
-    """Base of the objectives that are a loss of D, for each policy.
+@dataclass(frozen=True)
+class PathTerms:
+    """What one policy sees of B trajectories of T steps; log densities in nats.
 
-    Args:
-        agent: the agent to train; its parameters are `agent_params`.
-        destruction: the objective class whose loss trains the destruction policy; by default the same class.
-        use_targets: let each loss see the other policy through its target network (`target_agent_params`, moved by
-            TorchRL's `SoftUpdate`); otherwise through its detached online value.
-        residual_bound: residuals beyond it (nats) count linearly instead of squared (Huber), so that a few samples
-            between narrow modes do not drown all others; infinite for the plain squares.
+    Attributes:
+        initial: log p_0(x_0), `[B]`.
+        generation: log p→ of each step, `[B, T]`; with gradient where generation is trained.
+        destruction: log p← of each step, `[B, T]`; with gradient where destruction is trained.
+        log_reward: log R(x_T), `[B]`.
+        log_z: log Z, detached, broadcastable to `[B]`.
+        residual: how residuals are counted.
+        weight: importance correction of each row, `[B]`, or None for equal weights.
+        group: of a conditional agent, which rows share a context, `[B]` (`context_groups`); what is compared between
+            rows is compared within a group, for log Z differs from one to the next.
+        log_flow: log F of x_1 … x_{T−1}, `[B, T-1]`, where the objective needs it; detached while a policy is trained.
+    """
 
-    In keys: a trajectory (`state`, `log_reward`, `score` where the agent reads it) and optionally `weight` `[B]`, the
-    importance correction of replay. A conditional agent reads `context` `[B, c]`; rows with equal ones are a group, and
-    log Z is log Z(c), `[B]`.
+    initial: Tensor
+    generation: Tensor
+    destruction: Tensor
+    log_reward: Tensor
+    log_z: Tensor
+    residual: Residual
+    weight: Tensor | None = None
+    log_flow: Tensor | None = None
+    group: Tensor | None = None
 
-    Out keys: `loss_generation`, `loss_destruction` (zero when nothing is learned there), `loss_log_z`, all scalars, and
-    `log_ratio`, the detached online D `[B]` from which new priorities are made.
+    @property
+    def log_ratio(self) -> Tensor:
+        """D = log p_0 + Σ log p→ − log R − Σ log p←, `[B]`."""
+        return self.initial - self.log_reward + self.generation.sum(-1) - self.destruction.sum(-1)
 
-    Raises:
-        InputError: when `destruction` is not such an objective.
+    @property
+    def step_residuals(self) -> Tensor:
+        """log F(x_k) + log p→ − log F(x_{k+1}) − log p← of each step, `[B, T]`; their sum over steps is D + log Z."""
+        assert self.log_flow is not None, "an objective that reads the flow declares needs_flow"
+        first = (self.initial + self.log_z).unsqueeze(-1)
+        log_flow = torch.cat([first, self.log_flow, self.log_reward.unsqueeze(-1)], dim=-1)  # [B, T+1]
+        return log_flow[:, :-1] + self.generation - log_flow[:, 1:] - self.destruction
+
+    def of_rows(self, rows: Tensor) -> "PathTerms":
+        """The terms of some rows, given by a mask `[B]`."""
+        return replace(
+            self,
+            initial=self.initial[rows],
+            generation=self.generation[rows],
+            destruction=self.destruction[rows],
+            log_reward=self.log_reward[rows],
+            log_z=self.log_z.expand_as(self.initial)[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            log_flow=None if self.log_flow is None else self.log_flow[rows],
+            group=None if self.group is None else self.group[rows],
+        )
+
+
+@dataclass(frozen=True)
+class PathObjective(ABC):
+    """Base of the objectives; fields of a subclass are its options.
+
+    Class attributes:
+        rows: which rows it may learn from.
+        trains: which policies it can train.
+        needs_flow: whether it needs the agent's state flow.
+        follows_paths: whether the generation gradient runs through the path and the log reward (reparametrisation), so
+            that on-policy rows must be generated differentiably.
 
     Example:
         >>> from ebbflow.agents import build_agent
         >>> from ebbflow.envs import get_target
-        >>> from ebbflow.trainers.objectives import VarGrad
+        >>> from ebbflow.trainers.objectives import JointLoss, VarGrad
+        >>> class MeanAbsolute(PathObjective):  # another loss takes one function
+        ...     def loss_of_paths(self, terms):
+        ...         return (terms.log_ratio + terms.log_z).abs().mean()
         >>> target = get_target("gmm25")
-        >>> class MeanAbsolute(PathObjective):  # another loss of D takes one function
-        ...     @staticmethod
-        ...     def loss_of_log_ratio(log_ratio, log_z, weight, bound, group):
-        ...         return weighted_mean((log_ratio + log_z).abs(), weight)
         >>> agent = build_agent(target.space, scale=target.scale, steps=3)
-        >>> objective = MeanAbsolute(agent, destruction=VarGrad, use_targets=False)
-        >>> losses = objective(agent.generate(16, target))
+        >>> losses = JointLoss(agent, MeanAbsolute(), VarGrad(), target_networks="none")(agent.generate(16, target))
         >>> (losses["loss_generation"] + losses["loss_destruction"]).backward()
-        >>> losses["log_ratio"].shape
-        torch.Size([16])
     """
 
-    agent: Agent
-    agent_params: TensorDictParams
-    target_agent_params: TensorDictParams
+    rows: ClassVar[Rows] = "any"
+    trains: ClassVar[tuple[str, ...]] = ("generation", "destruction")
+    needs_flow: ClassVar[bool] = False
+    follows_paths: ClassVar[bool] = False
 
-    in_keys: ClassVar[list[str]] = ["state", "log_reward"]
-    out_keys: ClassVar[list[str]] = ["loss_generation", "loss_destruction", "loss_log_z", "log_ratio"]
-
-    def __init__(
-        self,
-        agent: Agent,
-        *,
-        destruction: "type[PathObjective] | None" = None,
-        use_targets: bool = True,
-        residual_bound: float = math.inf,
-    ) -> None:
-        super().__init__()
-        destruction = destruction or type(self)
-        if not (isinstance(destruction, type) and issubclass(destruction, PathObjective)):
-            raise InputError(f"destruction: expected an objective class, got {destruction!r}")
-        if not residual_bound > 0:
-            raise InputError(f"residual_bound: expected a number > 0 (nats), got {residual_bound!r}")
-        self.residual_bound = float(residual_bound)
-        self.use_targets = use_targets and agent.destruction.learned
-        self.destruction_loss = destruction.loss_of_log_ratio
-        self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
-
-    @staticmethod
     @abstractmethod
-    def loss_of_log_ratio(
-        log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float, group: Tensor | None
-    ) -> Tensor:
-        """Scalar loss of the D's `[B]`.
+    def loss_of_paths(self, terms: PathTerms) -> Tensor:
+        """Scalar loss of the allowed rows, at least one of them."""
 
-        Given are the (detached) log Z, optional row weights `[B]`, the residual bound and, of a conditional agent, the
-        `context_groups` `[B]`.
-        """
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Losses of a batch of trajectories (class docstring)."""
-        weight = tensordict.get("weight", None)
-        log_reward = tensordict["log_reward"]
-        with self.agent_params.to_module(self.agent):
-            log_z = self.agent.log_z_given(tensordict.get("context", None))
-            features = self.agent.path_features(tensordict)  # nothing to learn in them: computed once for both passes
-            online = self.agent.path_log_probs(tensordict, features)
-        generation, destruction = online.generation.sum(-1), online.destruction.sum(-1)
-        seen_generation, seen_destruction = generation.detach(), destruction.detach()
-        if self.use_targets:
-            with torch.no_grad(), self.target_agent_params.to_module(self.agent):
-                other = self.agent.path_log_probs(tensordict, features)
-            seen_generation, seen_destruction = other.generation.sum(-1), other.destruction.sum(-1)
-        rest = online.initial - log_reward
-        group = context_groups(tensordict) if self.agent.context_space is not None else None
-        given = (log_z.detach(), weight, self.residual_bound, group)
-        log_ratio = (rest + generation - destruction).detach()
-        losses = {
-            "loss_generation": self.loss_of_log_ratio(rest + generation - seen_destruction, *given),
-            "loss_destruction": (
-                self.destruction_loss(rest + seen_generation - destruction, *given)
-                if self.agent.destruction.learned
-                else torch.zeros_like(self.agent.log_z)
-            ),
-            "loss_log_z": self._loss_log_z(log_z, log_ratio, weight),
-            "log_ratio": log_ratio,
-        }
-        return TensorDict(losses, batch_size=[])
-
-    def _loss_log_z(self, log_z: Tensor, log_ratio: Tensor, weight: Tensor | None) -> Tensor:
-        if self.agent.context_space is None:
-            return (log_z + weighted_mean(log_ratio, weight)).square()
-        # The same gradient where nothing is bounded; a network does not get over outliers as one number does.
-        return weighted_mean(robust_square(log_z + log_ratio, self.residual_bound), weight)
-
-
-def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean of `values` `[B]`, with row weights if any (normalised to sum one)."""
-    return values.mean() if weight is None else (weight * values).sum() / weight.sum()
-
-
-def robust_square(residual: Tensor, bound: float) -> Tensor:
-    """Residuals squared, and linear beyond `bound` with the same slope there: twice the Huber loss.
-
-    Example:
-        >>> robust_square(torch.tensor([1.0, 3.0]), bound=2.0)
-        tensor([1., 8.])
-    """
-    if bound == math.inf:
-        return residual.square()
-    size = residual.abs()
-    return torch.where(size <= bound, residual.square(), bound * (2.0 * size - bound))
-
-
-def robust_center(
-    values: Tensor, weight: Tensor | None, bound: float, group: Tensor | None = None, iterations: int = 10
-) -> Tensor:
-    """Detached centre of `values` `[B]` that minimises the mean `robust_square` around it; the mean when unbounded.
-
-    With groups `[B]`, every row has the centre of its own group, `[B]`.
-
-    Example:
-        >>> robust_center(torch.tensor([1.0, 3.0, 7.0]), None, math.inf, group=torch.tensor([0, 0, 1]))
-        tensor([2., 2., 7.])
-    """
-    values = values.detach()
-
-    def mean(values: Tensor) -> Tensor:
-        return weighted_mean(values, weight) if group is None else group_mean(values, weight, group)
-
-    if bound == math.inf:
-        return mean(values)
-    center = values.median() if group is None else group_median(values, group)
-    for _ in range(iterations):
-        center = center + mean((values - center).clamp(-bound, bound))
-    return center
+    def allowed(self, origin: Tensor) -> Tensor:
+        """Mask `[B]` of the rows that this objective may learn from, by their `origin` `[B]`."""
+        if self.rows == "on_policy":
+            return origin == Origin.ON_POLICY
+        return origin >= Origin.REPLAY if self.rows == "destroyed" else torch.ones_like(origin, dtype=torch.bool)

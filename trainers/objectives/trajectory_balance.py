@@ -7,28 +7,27 @@ Source: arXiv 2201.13259 (TB); arXiv 2506.01541 (for both policies).
 
 from torch import Tensor
 
-from .path_objective import PathObjective, robust_square, weighted_mean
+from .path_objective import PathObjective, PathTerms
+from .residual import weighted_mean
 
 __all__ = ["TrajectoryBalance"]
 
 
 class TrajectoryBalance(PathObjective):
-    """Squared log-ratio against the learned log Z; see `PathObjective` for arguments and keys.
+    """Squared log-ratio against the learned log Z.
 
     Example:
         >>> from ebbflow.agents import AgentConfig, build_agent
         >>> from ebbflow.envs import Continuous
+        >>> from ebbflow.trainers.objectives import JointLoss
         >>> agent = build_agent(Continuous(1), scale=1.0, steps=2, config=AgentConfig(width=8))
         >>> paths = agent.generate(16)
         >>> paths["log_reward"] = -0.5 * paths["state"][:, -1, 0].square()
-        >>> losses = TrajectoryBalance(agent, use_targets=False)(paths)
-        >>> sorted(losses.keys())
-        ['log_ratio', 'loss_destruction', 'loss_generation', 'loss_log_z']
+        >>> losses = JointLoss(agent, TrajectoryBalance(), target_networks="none")(paths)
+        >>> losses["loss_generation"].shape
+        torch.Size([])
     """
 
-    @staticmethod
-    def loss_of_log_ratio(
-        log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float, group: Tensor | None
-    ) -> Tensor:
-        """E[(D + log Z)²]; with a bound, its robust square."""
-        return weighted_mean(robust_square(log_ratio + log_z, bound), weight)
+    def loss_of_paths(self, terms: PathTerms) -> Tensor:
+        """E[(D + log Z)²]; with a bounded residual, that instead of the square."""
+        return weighted_mean(terms.residual(terms.log_ratio + terms.log_z), terms.weight)

@@ -11,29 +11,31 @@ Source: arXiv 2010.10436 (VarGrad), arXiv 2005.05409 (log-variance); arXiv 2506.
 
 from torch import Tensor
 
-from .path_objective import PathObjective, robust_center, robust_square, weighted_mean
+from .path_objective import PathObjective, PathTerms
+from .residual import weighted_mean
 
 __all__ = ["VarGrad"]
 
 
 class VarGrad(PathObjective):
-    """Variance of the log-ratio over the batch; see `PathObjective` for arguments and keys.
+    """Variance of the log-ratio over the batch.
 
     Example:
         >>> import torch
-        >>> VarGrad.loss_of_log_ratio(torch.tensor([1.0, 3.0]), torch.tensor(0.0), None, float("inf"), None)
+        >>> from ebbflow.trainers.objectives import PathTerms, Residual
+        >>> zeros = torch.zeros(2)
+        >>> terms = PathTerms(zeros, torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1), zeros, zeros, Residual())
+        >>> VarGrad().loss_of_paths(terms)
         tensor(1.)
+        >>> zeros, log_ratio = torch.zeros(4), torch.tensor([[1.0], [3.0], [11.0], [13.0]])
         >>> group = torch.tensor([0, 0, 1, 1])  # two contexts, whose log Z differ by 10
-        >>> log_ratio = torch.tensor([1.0, 3.0, 11.0, 13.0])
-        >>> VarGrad.loss_of_log_ratio(log_ratio, torch.tensor(0.0), None, float("inf"), group)
+        >>> VarGrad().loss_of_paths(PathTerms(zeros, log_ratio, 0 * log_ratio, zeros, zeros, Residual(), group=group))
         tensor(1.)
     """
 
-    @staticmethod
-    def loss_of_log_ratio(
-        log_ratio: Tensor, log_z: Tensor, weight: Tensor | None, bound: float, group: Tensor | None
-    ) -> Tensor:
-        """Var(D), the mean square around the batch mean; with a bound, the robust square around the robust centre."""
+    def loss_of_paths(self, terms: PathTerms) -> Tensor:
+        """Var(D), the mean square around the batch mean; with a bounded residual, that around its own centre."""
         # The centre needs no gradient: it is where the loss is least, so the loss does not change with it.
-        centre = robust_center(log_ratio, weight, bound, group)
-        return weighted_mean(robust_square(log_ratio - centre, bound), weight)
+        log_ratio = terms.log_ratio
+        center = terms.residual.center(log_ratio, terms.weight, terms.group)
+        return weighted_mean(terms.residual(log_ratio - center), terms.weight)

@@ -1,0 +1,216 @@
+r"""The losses of both policies, where each sees the other one through its target network.
+
+With θ the online and θ' the target (exponentially averaged) parameters of generation, φ and φ' those of destruction,
+
+    D_generation  = log p_0 + Σ log p→_θ  − log R − Σ log p←_φ'
+    D_destruction = log p_0 + Σ log p→_θ' − log R − Σ log p←_φ.
+
+An objective for each policy says what loss it takes of these terms, and which rows of a batch it may learn from. All
+comes from one pass of the online networks and one gradient-free pass of the target networks (and one of each through
+the path, for an objective that follows paths); one backward of the sum is enough, since heads are disjoint and a shared
+backbone is trained by both, or by one. Source: arXiv 2506.01541, section on joint training.
+"""
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from ...agents.agent import Agent, PathLogProbs
+from ...envs.errors import InputError
+from .context_centre import context_groups
+from .path_objective import PathObjective, PathTerms
+from .residual import Residual, weighted_mean
+
+__all__ = ["SIDES", "JointLoss"]
+
+SIDES = ("both", "generation", "destruction", "none")
+
+
+class JointLoss(LossModule):
+    """Losses of generation, destruction, log Z and the state flow, on batches of trajectories.
+
+    Args:
+        agent: the agent to train; its parameters are `agent_params`.
+        generation: the objective of the generation policy.
+        destruction: the objective of the destruction policy; by default the same one.
+        target_networks: which loss sees the other policy through its target network (`target_agent_params`, moved by
+            TorchRL's `SoftUpdate`): "both", "generation", "destruction" or "none"; otherwise through its detached
+            online value.
+        trunk: whose loss trains a shared backbone: "both", "generation" or "destruction".
+        residual: how residuals are counted, a key of `RESIDUALS`.
+        residual_bound: their scale in nats; infinite for the plain squares. An attribute that may be changed later.
+
+    Attributes:
+        use_targets: whether there are target networks.
+        objectives: the objective of each policy that has anything to learn, by the policy's name.
+        on_policy_share: share of new paths that must be on-policy: 1 where all objectives need it, ½ where one does.
+        needs_log_density: whether trajectories must hold the log density of the states between their ends.
+        follows_paths: whether on-policy paths must be generated differentiably.
+
+    In keys: a trajectory (`state`, `log_reward`, `score` where the agent reads it, `log_density` where its flow does),
+    `origin` where an objective may not learn from every row, and optionally `weight` `[B]`, the importance correction
+    of replay. A conditional agent reads `context` `[B, c]`; rows with equal ones are a group, and log Z is log Z(c).
+
+    Out keys: `loss_generation`, `loss_destruction`, `loss_log_z`, `loss_flow`, all scalars (zero where there is nothing
+    to learn, or no row to learn from), and `log_ratio`, the detached online D `[B]` from which new priorities are made.
+
+    Raises:
+        InputError: for an objective that cannot train its policy, or settings out of range.
+
+    Example:
+        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.envs import get_target
+        >>> from ebbflow.trainers.objectives import TrajectoryBalance, VarGrad
+        >>> target = get_target("gmm25")
+        >>> agent = build_agent(target.space, scale=target.scale, steps=3)
+        >>> objective = JointLoss(agent, VarGrad(), TrajectoryBalance(), target_networks="none")
+        >>> losses = objective(agent.generate(16, target))
+        >>> (losses["loss_generation"] + losses["loss_destruction"]).backward()
+        >>> losses["log_ratio"].shape
+        torch.Size([16])
+    """
+
+    agent: Agent
+    agent_params: TensorDictParams
+    target_agent_params: TensorDictParams
+
+    in_keys: ClassVar[list[str]] = ["state", "log_reward"]
+    out_keys: ClassVar[list[str]] = ["loss_generation", "loss_destruction", "loss_log_z", "loss_flow", "log_ratio"]
+
+    def __init__(
+        self,
+        agent: Agent,
+        generation: PathObjective,
+        destruction: PathObjective | None = None,
+        *,
+        target_networks: str = "both",
+        trunk: str = "both",
+        residual: str = "huber",
+        residual_bound: float = math.inf,
+    ) -> None:
+        super().__init__()
+        self.objectives = {"generation": generation}
+        if agent.destruction.learned:
+            self.objectives["destruction"] = destruction or generation
+        for policy, objective in self.objectives.items():
+            _check_objective(objective, policy, agent)
+        if target_networks not in SIDES:
+            raise InputError(f"target_networks: expected one of {list(SIDES)}, got {target_networks!r}")
+        if trunk not in SIDES[:3]:
+            raise InputError(f"trunk: expected one of {list(SIDES[:3])}, got {trunk!r}")
+        if trunk == "destruction" and generation.follows_paths:
+            raise InputError(
+                f"trunk: expected 'both' or 'generation' with {type(generation).__name__}, whose gradient runs through "
+                "generation's trunk along the path, got 'destruction'"
+            )
+        self.residual = Residual(residual, residual_bound).kind
+        self.residual_bound = float(residual_bound)
+        self.trunk = trunk
+        self.target_networks = target_networks if agent.destruction.learned else "none"
+        self.use_targets = self.target_networks != "none"
+        self.needs_flow = any(objective.needs_flow for objective in self.objectives.values())
+        self.needs_log_density = self.needs_flow and agent.flow is not None and agent.flow.forward_looking
+        self.follows_paths = generation.follows_paths
+        on_policy = [objective.rows == "on_policy" for objective in self.objectives.values()]
+        self.on_policy_share = 1.0 if all(on_policy) else 0.5 if any(on_policy) else 0.0
+        self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Losses of a batch of trajectories (class docstring)."""
+        paths = tensordict.detach()  # only an objective that follows paths sees their graph
+        with self.agent_params.to_module(self.agent):
+            log_z = self.agent.log_z_given(paths.get("context", None))
+            features = self.agent.path_features(paths)  # nothing to learn in them: computed once for all passes
+            online = self.agent.path_log_probs(paths, features, trunk=self.trunk)
+            log_flow = self.agent.path_log_flow(paths, features, log_z.detach()) if self.needs_flow else None
+        fixed = PathLogProbs(*(term.detach() for term in online))
+        seen = {"generation": fixed, "destruction": fixed}  # what each policy's loss sees of the other policy
+        if self.use_targets:
+            with torch.no_grad(), self.target_agent_params.to_module(self.agent):
+                lagging = self.agent.path_log_probs(paths, features)
+            seen |= {policy: lagging for policy in seen if self._lags(policy)}
+
+        group = None if self.agent.context_space is None else context_groups(paths)
+        everything = PathTerms(
+            *fixed, paths["log_reward"], log_z.detach(), self._residual(), paths.get("weight", None), log_flow, group
+        )
+        now = replace(everything, log_flow=None if log_flow is None else log_flow.detach())
+        terms = {
+            "generation": replace(now, generation=online.generation, destruction=seen["generation"].destruction),
+            "destruction": replace(now, generation=seen["destruction"].generation, destruction=online.destruction),
+        }
+        log_ratio = now.log_ratio
+        losses = {name: torch.zeros_like(log_ratio[:1].sum()) for name in self.out_keys[:-1]}
+        for policy, objective in self.objectives.items():
+            rows = _allowed(objective, paths)
+            if rows is not None and not bool(rows.any()):
+                continue  # none in this batch, as before anything is remembered
+            given = terms[policy] if rows is None else terms[policy].of_rows(rows)
+            if policy == "generation" and objective.follows_paths:
+                given = self._followed(tensordict if rows is None else tensordict[rows], given)
+            losses[f"loss_{policy}"] = objective.loss_of_paths(given)
+        losses["loss_log_z"] = self._loss_log_z(log_z, now)
+        for objective in {objective for objective in self.objectives.values() if objective.needs_flow}:
+            losses["loss_flow"] = losses["loss_flow"] + objective.loss_of_paths(everything)
+        return TensorDict({**losses, "log_ratio": log_ratio}, batch_size=[])
+
+    def _loss_log_z(self, log_z: Tensor, terms: PathTerms) -> Tensor:
+        if terms.group is None:
+            return (log_z + weighted_mean(terms.log_ratio, terms.weight)).square()
+        # The same gradient where nothing is bounded; a network does not get over outliers as one number does.
+        return weighted_mean(terms.residual(log_z + terms.log_ratio), terms.weight)
+
+    def _residual(self) -> Residual:
+        return Residual(self.residual, self.residual_bound)
+
+    def _lags(self, policy: str) -> bool:
+        """Whether the loss of this policy sees the other one through its target network."""
+        return self.target_networks in ("both", policy)
+
+    def _followed(self, paths: TensorDictBase, terms: PathTerms) -> PathTerms:
+        """Generation's terms of paths that carry a gradient: through log p→, the states, and log R of the last one.
+
+        Destruction's parameters are numbers, as always, but its log densities are functions of the states.
+        """
+        if torch.is_grad_enabled() and not paths["state"].requires_grad:
+            raise InputError("state: expected paths that carry a gradient, agent.generate(..., differentiable=True)")
+        with self.agent_params.to_module(self.agent):
+            online = self.agent.path_log_probs(paths)
+        other = self.target_agent_params if self._lags("generation") else self.agent_params.data
+        with other.to_module(self.agent):
+            destruction = self.agent.path_log_probs(paths).destruction
+        return replace(
+            terms,
+            initial=online.initial,
+            generation=online.generation,
+            destruction=destruction,
+            log_reward=paths["log_reward"],
+        )
+
+
+def _allowed(objective: PathObjective, paths: TensorDictBase) -> Tensor | None:
+    """Mask of the rows that an objective may learn from; None for all."""
+    if objective.rows == "any":
+        return None
+    origin = paths.get("origin", None)
+    if origin is None:
+        raise InputError(
+            f"{type(objective).__name__}: learns from {objective.rows} rows, and the trajectories have no `origin`"
+        )
+    return objective.allowed(origin)
+
+
+def _check_objective(objective: PathObjective, policy: str, agent: Agent) -> None:
+    field = "objective" if policy == "generation" else "destruction_objective"
+    if not isinstance(objective, PathObjective):
+        raise InputError(f"{field}: expected an objective, got {objective!r}")
+    name = type(objective).__name__
+    if policy not in objective.trains:
+        raise InputError(f"{field}: expected one that trains {policy}, but {name} trains {objective.trains[0]} only")
+    if objective.needs_flow and agent.flow is None:
+        raise InputError(f"{field}: {name} needs an agent with a state flow, build_agent(..., flow=True)")
