@@ -253,6 +253,11 @@ class Trainer:
             contexts = self._new_contexts(config.count, config.contexts, ())
             samples = self.target.sample(config.count, *(() if contexts is None else (contexts,)))
             return Anchors.from_samples(self.target, samples.to(self.device, self.dtype), contexts)
+        if config.samples is not None and self.target.is_conditional:
+            raise InputError(
+                "anchors.samples: a file has no contexts; of a conditional target give anchors in Python, "
+                "Trainer(anchors=Anchors.from_samples(target, states, contexts)), or write exact"
+            )
         if config.samples is not None:
             return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
         sigma = self._scale if self.config.agent.sigma is None else self.config.agent.sigma

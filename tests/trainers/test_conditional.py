@@ -160,6 +160,16 @@ def test_a_conditional_run_resumes_bit_for_bit(settings, tmp_path, changes):
     assert all(one[key].equal(two[key]) for key in ("context", "state", "log_ratio"))
 
 
+def test_exact_samples_at_some_contexts_can_be_the_anchors(settings):
+    values = settings(**SMALL)
+    values["anchors"] |= {"samples": "exact", "count": 30, "contexts": 3}
+    trainer = Trainer(get_target("conditional-gmm"), TrainConfig.from_dict(values))
+    trainer.train()
+    anchors = trainer.anchors
+    assert len(anchors) == 30 and len(anchors.contexts.unique(dim=0)) == 3
+    torch.testing.assert_close(anchors.log_reward, trainer.target(anchors.states, anchors.contexts))
+
+
 @pytest.mark.parametrize("kind", ["mala", "ebb_and_flow"])
 def test_local_search_moves_states_within_their_context(settings, kind):
     config = TrainConfig.from_dict(
@@ -255,6 +265,8 @@ def test_settings_that_do_not_fit_are_named(settings):
             TrainConfig.from_dict({name: 0})
     with pytest.raises(InputError, match=r"anchors\.contexts: expected a whole number >= 1"):
         TrainConfig.from_dict({"anchors": {"contexts": 0}})
+    with pytest.raises(InputError, match=r"anchors\.samples: a file has no contexts"):
+        Trainer(target, TrainConfig.from_dict(settings(**SMALL | {"anchors": {"samples": "mine.npy"}}))).prepare()
     plain = Anchors(torch.zeros(3, 2), torch.zeros(3))
     with pytest.raises(InputError, match="anchors: expected to have contexts for a conditional target"):
         Trainer(target, TrainConfig.from_dict(settings(**SMALL)), anchors=plain)
