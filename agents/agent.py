@@ -9,10 +9,12 @@ trajectory (arXiv 2506.01541) is
 so that E[−D] over generated paths is the ELBO and over paths destroyed from exact samples the EUBO. With a Dirac
 initial law there is no p_0 term and the last destruction step, which is deterministic, has no density term.
 
+A conditional agent reads one context per trajectory, `context` `[B, c]`: both policies and log Z depend on it.
 A *segment* is the end x_j … x_T of a trajectory, with T + 1 − j states. Its log-ratio has the steps from j on, and no
 p_0 term unless j = 0; two trajectories that part at x_j differ in D by what their segments do.
 """
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -69,9 +71,15 @@ class Agent(nn.Module):
         destruction: the destruction head.
         destruction_backbone: a separate trunk for the destruction head; by default it shares `backbone`.
         flow: the state flow, for the objectives that balance parts of a trajectory; by default there is none.
+        context_space: the space of contexts of a conditional agent; its backbones embed them.
+        log_z_network: what log Z(c) of a conditional agent adds to `log_z`, `[..., c] -> [..., 1]`.
 
     Attributes:
-        log_z: the learned log normalising constant (a scalar parameter).
+        log_z: the learned log normalising constant (a scalar parameter); of a conditional agent the level common to all
+            contexts, see `log_z_given`.
+
+    Raises:
+        InputError: for a context space without a log Z network, or the reverse.
 
     Example:
         >>> from ebbflow.agents import AgentConfig, build_agent
@@ -94,8 +102,13 @@ class Agent(nn.Module):
         destruction: DestructionHead,
         destruction_backbone: Backbone | None = None,
         flow: StateFlow | None = None,
+        *,
+        context_space: Continuous | None = None,
+        log_z_network: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if (context_space is None) != (log_z_network is None):
+            raise InputError("log_z_network: expected with a context_space, and only with one")
         self.space = space
         self.reference = reference
         self.features = features
@@ -105,6 +118,9 @@ class Agent(nn.Module):
         self.destruction_backbone = destruction_backbone
         self.flow = flow
         self.log_z = nn.Parameter(torch.zeros(()))
+        self.context_space = context_space
+        self.log_z_network = log_z_network
+        self._given: Tensor | None = None
         self.needs_score = generation.langevin is not None or "score" in features.names
 
     @property
@@ -117,25 +133,100 @@ class Agent(nn.Module):
         """The backbone that the destruction head reads: its own, or the shared one."""
         return self.backbone if self.destruction_backbone is None else self.destruction_backbone
 
+    # Contexts -----------------------------------------------------------------------------------------------------
+
+    def log_z_given(self, context: Tensor | None) -> Tensor:
+        """The learned log Z(c) of contexts `[..., c] -> [...]`; the scalar `log_z` of an unconditional agent."""
+        if self.log_z_network is None:
+            return self.log_z
+        return self.log_z + self.log_z_network(self._contexts(context)).squeeze(-1)
+
+    def given(self, context: Tensor) -> "Agent":
+        """This agent at one context `[c]`: the same parameters, and no context to be passed any more.
+
+        Its `density` is that of the target at the same context, `target.given(context)`.
+
+        Raises:
+            InputError: for an unconditional agent or a context of another shape.
+
+        Example:
+            >>> from ebbflow.agents import AgentConfig, build_agent
+            >>> from ebbflow.envs import get_target
+            >>> target, context = get_target("conditional-gmm"), torch.tensor([0.5, 0.0])
+            >>> agent = build_agent(
+            ...     target.space, scale=3.0, steps=3, config=AgentConfig(width=8), context_space=target.context_space
+            ... )
+            >>> agent.given(context).generate(4, target.given(context))["log_reward"].shape
+            torch.Size([4])
+        """
+        view = copy.copy(self)
+        view._given = self._contexts(context.reshape(-1))
+        return view
+
+    @property
+    def free_context_space(self) -> Continuous | None:
+        """The space of the contexts that have still to be passed: none at a context that is `given`."""
+        return None if self._given is not None else self.context_space
+
+    def _contexts(self, context: Tensor | None) -> Tensor:
+        """Contexts in this agent's dtype and on its device, or the error that names what is wrong with them."""
+        if self.context_space is None:
+            raise InputError("context: this agent is not conditional, and takes none")
+        size = self.context_space.dim
+        if context is None or context.shape[-1:] != (size,):
+            got = "none" if context is None else list(context.shape)
+            raise InputError(f"context: this agent is conditional and expects contexts [n, {size}], got {got}")
+        return context.detach().to(self.log_z)
+
+    def contexts_of(self, n: int, context: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Contexts of `n` trajectories, `[n, c]` or None, and what a density takes of them beside the states.
+
+        Raises:
+            InputError: for contexts that are missing, not asked for, or of another shape.
+        """
+        if context is None and self.context_space is None:
+            return None, ()
+        if context is None and self._given is not None:
+            return self._given.expand(n, -1), ()
+        rows = self._contexts(context)
+        if rows.ndim > 2 or (rows.ndim == 2 and len(rows) != n):
+            raise InputError(
+                f"context: expected one context, or one for each of {n} trajectories, got {list(rows.shape)}"
+            )
+        rows = rows.expand(n, -1)
+        return rows, (rows,)
+
     # One step -----------------------------------------------------------------------------------------------------
 
     def generation_step(
-        self, state: Tensor, k: StepIndex, score: Tensor | None = None, time_embedding: Tensor | None = None
+        self,
+        state: Tensor,
+        k: StepIndex,
+        score: Tensor | None = None,
+        time_embedding: Tensor | None = None,
+        context_embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the coordinates of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`."""
         u = self.space.coordinates(state)
         features = self.features(u, score)
-        return self.generation(self.backbone(features, k, time_embedding), features, u, k, score)
+        hidden = self.backbone(features, k, time_embedding, context_embedding)
+        return self.generation(hidden, features, u, k, score)
 
     def destruction_step(
-        self, state: Tensor, k: int | Tensor, score: Tensor | None = None, time_embedding: Tensor | None = None
+        self,
+        state: Tensor,
+        k: int | Tensor,
+        score: Tensor | None = None,
+        time_embedding: Tensor | None = None,
+        context_embedding: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the coordinates of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1."""
         u = self.space.coordinates(state)
         if not self.destruction.learned:
             return self.destruction(None, None, u, k - 1)
         features = self.features(u, score)
-        return self.destruction(self.destruction_trunk(features, k, time_embedding), features, u, k - 1)
+        hidden = self.destruction_trunk(features, k, time_embedding, context_embedding)
+        return self.destruction(hidden, features, u, k - 1)
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 
@@ -152,6 +243,7 @@ class Agent(nn.Module):
         n: int,
         density: Density | None = None,
         *,
+        context: Tensor | None = None,
         scale: float = 1.0,
         added: float = 0.0,
         drift: float = 0.0,
@@ -164,6 +256,7 @@ class Agent(nn.Module):
         Args:
             n: number of paths.
             density: the target; without it the trajectory has no `log_reward`.
+            context: of a conditional agent, one context for each path `[n, c]`, or one for all `[c]`.
             scale: factor on every step's standard deviation (exploration).
             added: extra standard deviation, as a multiple of the reference step's (exploration).
             drift: pushes every step's mean by drift · std · clip(std · ∇log R, ±1) (exploration); ½ is the drift of
@@ -176,13 +269,14 @@ class Agent(nn.Module):
             A trajectory (module docstring) of batch `[n]`; a segment where it begins at a `first` > 0.
 
         Raises:
-            InputError: when scores are read and there is no `density`, for a `first` > 0 without a `start`, and what
-                the density itself raises.
+            InputError: when scores are read and there is no `density`, for a `first` > 0 without a `start`, for
+                contexts that do not fit, and what the density itself raises.
         """
         return rollout_generation(
             self,
             n,
             density,
+            context=context,
             scale=scale,
             added=added,
             drift=drift,
@@ -192,7 +286,13 @@ class Agent(nn.Module):
         )
 
     def destroy(
-        self, x: Tensor, density: Density | None = None, log_reward: Tensor | None = None, *, first: int = 0
+        self,
+        x: Tensor,
+        density: Density | None = None,
+        log_reward: Tensor | None = None,
+        *,
+        context: Tensor | None = None,
+        first: int = 0,
     ) -> TensorDict:
         """Destroy samples `x` `[n, dim]` back to the initial law, without gradient.
 
@@ -200,6 +300,7 @@ class Agent(nn.Module):
             x: the samples, `[n, dim]`.
             density: the target; without it and `log_reward` the trajectory has no `log_reward`.
             log_reward: log R(x) `[n]` where already known; saves evaluating the `density` again.
+            context: of a conditional agent, one context for each sample `[n, c]`, or one for all `[c]`.
             first: the grid point j to stop at, from 0 to T − 1.
 
         Returns:
@@ -207,9 +308,10 @@ class Agent(nn.Module):
             where `first` > 0.
 
         Raises:
-            InputError: when the agent reads scores and there is no `density`, and what the density itself raises.
+            InputError: when the agent reads scores and there is no `density`, for contexts that do not fit, and what
+                the density itself raises.
         """
-        return rollout_destruction(self, x, density, log_reward, first=first)
+        return rollout_destruction(self, x, density, log_reward, context=context, first=first)
 
     def path_features(self, trajectory: TensorDictBase) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`."""
@@ -234,19 +336,26 @@ class Agent(nn.Module):
         start = self.steps - steps  # grid point of the first state: 0 unless this is a segment
         features = self.path_features(trajectory) if features is None else features
         first = 1 if self.reference.is_dirac and start == 0 else 0  # with a Dirac, destruction step 0 has no density
+        context = None
+        if self.context_space is not None:
+            context = self._contexts(trajectory.get("context", None)).unsqueeze(1)  # [B, 1, c]
+        embedding = self.backbone.context_embedding(context)  # [B, 1, width]
         shared = self.destruction_backbone is None
         if shared and self.destruction.learned:
-            hidden = self.backbone(features, slice(start, None))  # [B, T+1, width]
+            hidden = self.backbone(features, slice(start, None), None, embedding)  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
             if trunk == "generation":
                 hidden_destruction = hidden_destruction.detach()
             elif trunk == "destruction":
                 hidden_generation = hidden_generation.detach()
         else:
-            hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps))
+            hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps), None, embedding)
             hidden_destruction = None
             if self.destruction.learned:
-                hidden_destruction = self.destruction_trunk(features[:, 1 + first :], slice(start + 1 + first, None))
+                own = self.destruction_trunk
+                hidden_destruction = own(
+                    features[:, 1 + first :], slice(start + 1 + first, None), None, own.context_embedding(context)
+                )
         mean, log_variance = self.generation(
             hidden_generation,
             features[:, :steps],
@@ -280,7 +389,8 @@ class Agent(nn.Module):
         states = trajectory["state"]
         volume = self.space.log_volume(states[:, 1:-1])  # flows are densities of x, the reference's law is one of u
         log_density = trajectory["log_density"] + volume if self.flow.forward_looking else None
-        return self.flow(self.space.coordinates(states), features, log_z, log_density) - volume
+        context = None if self.context_space is None else self._contexts(trajectory.get("context", None))
+        return self.flow(self.space.coordinates(states), features, log_z, log_density, context) - volume
 
     def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
         """D of stored trajectories, `[B]` (module docstring)."""
@@ -290,6 +400,8 @@ class Agent(nn.Module):
 
     def generation_actor(self, density: Density | None = None) -> ProbabilisticActor:
         """The generation policy as a TorchRL actor: reads `state`, `step`; writes `hidden`, `loc`, `scale`, `action`.
+
+        That of a conditional agent reads `context` too, which the environments of a conditional target carry.
 
         It samples unless TorchRL's `set_exploration_type` says otherwise. The parameters are this agent's own.
         `density` is needed where the policy reads scores.
@@ -312,7 +424,7 @@ class Agent(nn.Module):
         return self._actor(density, destroys=True)
 
     def _actor(self, density: Density | None, *, destroys: bool) -> ProbabilisticActor:
-        score: Callable[[Tensor], Tensor] | None = None
+        score: Callable[..., Tensor] | None = None
         if self.needs_score:
             if density is not None:
                 score = _score_of(density)
@@ -320,9 +432,10 @@ class Agent(nn.Module):
                 raise InputError("this policy reads the gradient of the log density: pass the target as `density`")
         trunk = _Trunk(self.space, self.features, self.destruction_trunk if destroys else self.backbone, score)
         head = _Step(self.space, self.destruction if destroys else self.generation)
+        read = ["state", "step", *(["context"] if self.context_space is not None else [])]
         return ProbabilisticActor(
             TensorDictSequential(
-                TensorDictModule(trunk, ["state", "step"], ["hidden", "features", "score"]),
+                TensorDictModule(trunk, read, ["hidden", "features", "score"]),
                 TensorDictModule(head, ["hidden", "features", "score", "state", "step"], ["loc", "scale"]),
             ),
             in_keys=["loc", "scale"],
@@ -333,20 +446,20 @@ class Agent(nn.Module):
         )
 
 
-def _score_of(density: Density) -> Callable[[Tensor], Tensor]:
+def _score_of(density: Density) -> Callable[..., Tensor]:
     """The score as a function, so that the target's tensors are neither parameters of an actor nor copied with it."""
-    return lambda x: density.value_and_score(x)[1]
+    return lambda x, *context: density.value_and_score(x, *context)[1]
 
 
 class _Trunk(nn.Module):
-    """First half of an actor: state and step in; hidden vector, features and score (zero where not read) out."""
+    """First half of an actor: state, step, context in; hidden vector, features and score (zero where not read) out."""
 
     def __init__(
         self,
         space: Continuous,
         features: StateFeatures,
         backbone: Backbone,
-        score: Callable[[Tensor], Tensor] | None,
+        score: Callable[..., Tensor] | None,
     ) -> None:
         super().__init__()
         self.space = space
@@ -354,10 +467,11 @@ class _Trunk(nn.Module):
         self.backbone = backbone
         self.score = score
 
-    def forward(self, state: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        score = None if self.score is None else self.space.score(state, self.score(state))
+    def forward(self, state: Tensor, step: Tensor, *context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        score = None if self.score is None else self.space.score(state, self.score(state, *context))
         features = self.features(self.space.coordinates(state), score)
-        hidden = self.backbone(features, step.squeeze(-1))
+        embedding = self.backbone.context_embedding(*context) if context else None
+        hidden = self.backbone(features, step.squeeze(-1), None, embedding)
         return hidden, features, torch.zeros_like(state) if score is None else score
 
 

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 
 from ..envs.errors import InputError
 from ..envs.spaces import Compressed, Continuous
@@ -19,7 +20,13 @@ __all__ = ["build_agent"]
 
 
 def build_agent(
-    space: Continuous, *, scale: float, steps: int, config: AgentConfig | None = None, flow: bool = False
+    space: Continuous,
+    *,
+    scale: float,
+    steps: int,
+    config: AgentConfig | None = None,
+    context_space: Continuous | None = None,
+    flow: bool = False,
 ) -> Agent:
     """Agent for a space, in torch's default dtype, with freshly initialised parameters (torch's global generator).
 
@@ -28,6 +35,8 @@ def build_agent(
         scale: typical length of the target, > 0; sets σ and the unit of the features.
         steps: number of steps T, >= 1.
         config: the architecture.
+        context_space: the space of contexts of a conditional target; its agent reads contexts, and has a network for
+            log Z(c).
         flow: with a state flow, for the objectives that need one.
 
     Raises:
@@ -47,7 +56,8 @@ def build_agent(
     features = StateFeatures(config.features, scale, config.frequencies)
     reference = get_reference(config.reference, grid, sigma)
     inputs = space.dim * features.count
-    backbone = Backbone(inputs, grid.times, config.width, config.depth)
+    contexts = 0 if context_space is None else context_space.dim
+    backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts)
     generation = GenerationHead(
         reference,
         space.dim,
@@ -70,11 +80,36 @@ def build_agent(
         tables=config.tables,
     )
     separate = not config.shared_backbone and destruction.learned
-    destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth) if separate else None
+    destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts) if separate else None
+    log_z_network = None if context_space is None else _log_z_network(contexts, config.width)
     state_flow = None
     if flow:  # built last, so that the rest of the agent is the same with and without it
         state_flow = StateFlow(
-            reference, inputs, width=config.width, depth=config.depth, forward_looking=config.forward_looking
+            reference,
+            inputs,
+            width=config.width,
+            depth=config.depth,
+            forward_looking=config.forward_looking,
+            contexts=contexts,
         )
-    agent = Agent(space, reference, features, backbone, generation, destruction, destruction_backbone, state_flow)
+    agent = Agent(
+        space,
+        reference,
+        features,
+        backbone,
+        generation,
+        destruction,
+        destruction_backbone,
+        state_flow,
+        context_space=context_space,
+        log_z_network=log_z_network,
+    )
     return agent.to(torch.get_default_dtype())
+
+
+def _log_z_network(contexts: int, width: int) -> nn.Module:
+    """What log Z(c) adds to the level common to all contexts, `[..., c] -> [..., 1]`; zero at first."""
+    last = nn.Linear(width, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(contexts, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), last)

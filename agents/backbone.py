@@ -1,4 +1,4 @@
-"""The shared network: state features and time in, one hidden vector out, read by both heads."""
+"""The shared network: state features, time and, of a conditional agent, context in; one hidden vector out."""
 
 import math
 from collections.abc import Sequence
@@ -17,13 +17,16 @@ StepIndex = int | slice | Tensor
 class Backbone(nn.Module):
     """Multilayer perceptron with GELU over flattened state features plus a Fourier time embedding.
 
-    The time embedding is computed on the T + 1 grid points, never per row, and added to the embedded state.
+    The time embedding is computed on the T + 1 grid points, never per row, and added to the embedded state. The context
+    is embedded once per trajectory, never per step, and added as well. It reaches both heads through the hidden vector,
+    from which they read means and variances that differ from context to context.
 
     Args:
         inputs: number of features of a whole state (dim × features per coordinate).
         times: the T + 1 grid times.
         width: hidden width, a whole number >= 1.
         depth: number of hidden layers, a whole number >= 1.
+        contexts: number of coordinates of a context; 0 for an unconditional agent. Contexts should be of order one.
 
     Raises:
         InputError: for a width or depth that is not a whole number >= 1.
@@ -40,7 +43,7 @@ class Backbone(nn.Module):
 
     time_waves: Tensor
 
-    def __init__(self, inputs: int, times: Sequence[float], width: int = 64, depth: int = 2) -> None:
+    def __init__(self, inputs: int, times: Sequence[float], width: int = 64, depth: int = 2, contexts: int = 0) -> None:
         super().__init__()
         for name, value in (("width", width), ("depth", depth)):
             whole_number(name, value, least=1)
@@ -52,19 +55,36 @@ class Backbone(nn.Module):
         self.embed_time = nn.Sequential(nn.Linear(waves.shape[-1], width), nn.GELU(), nn.Linear(width, width))
         self.embed_state = nn.Linear(inputs, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.embed_context = (
+            nn.Sequential(nn.Linear(contexts, width), nn.GELU(), nn.Linear(width, width)) if contexts else None
+        )
         self.width = width
 
     def time_embedding(self) -> Tensor:
         """Embedding of every grid point, `[T+1, width]`."""
         return self.embed_time(self.time_waves)
 
-    def forward(self, features: Tensor, step: StepIndex, time_embedding: Tensor | None = None) -> Tensor:
+    def context_embedding(self, context: Tensor | None) -> Tensor | None:
+        """Embedding of contexts, `[..., c] -> [..., width]`; None of None, the context of an unconditional agent."""
+        return None if context is None or self.embed_context is None else self.embed_context(context)
+
+    def forward(
+        self,
+        features: Tensor,
+        step: StepIndex,
+        time_embedding: Tensor | None = None,
+        context_embedding: Tensor | None = None,
+    ) -> Tensor:
         """Hidden vectors `[..., width]` of states with features `[..., dim, features]` at grid points `step`.
 
-        `time_embedding` is the result of `time_embedding()`, where a caller has it already, as a rollout does.
+        `time_embedding` is the result of `time_embedding()`, where a caller has it already, as a rollout does;
+        `context_embedding` that of `context_embedding(context)`, broadcastable to `[..., width]`.
         """
         table = self.time_embedding() if time_embedding is None else time_embedding
-        hidden = nn.functional.gelu(self.embed_state(features.flatten(-2)) + table[step])
+        embedded = self.embed_state(features.flatten(-2)) + table[step]
+        if context_embedding is not None:
+            embedded = embedded + context_embedding
+        hidden = nn.functional.gelu(embedded)
         for layer in self.layers:
             hidden = nn.functional.gelu(layer(hidden))
         return hidden

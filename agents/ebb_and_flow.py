@@ -52,7 +52,15 @@ class Proposal(NamedTuple):
     log_acceptance: Tensor
 
 
-def ebb_and_flow(agent: Agent, state: Tensor, log_reward: Tensor, density: Density, *, steps_back: int) -> Proposal:
+def ebb_and_flow(
+    agent: Agent,
+    state: Tensor,
+    log_reward: Tensor,
+    density: Density,
+    *,
+    steps_back: int,
+    context: Tensor | None = None,
+) -> Proposal:
     """Propose a new state for each of `state` by destroying and regenerating its last steps (module docstring).
 
     One energy call a state; where the agent reads scores, also a value and a gradient at each state of both segments.
@@ -63,6 +71,7 @@ def ebb_and_flow(agent: Agent, state: Tensor, log_reward: Tensor, density: Densi
         log_reward: log R of each, `[n]`, finite.
         density: the target.
         steps_back: k, from 1 to the agent's number of steps.
+        context: of a conditional agent, the context of each state, `[n, c]`.
 
     Raises:
         InputError: for a k out of range, and what the density itself raises.
@@ -80,7 +89,7 @@ def ebb_and_flow(agent: Agent, state: Tensor, log_reward: Tensor, density: Densi
         raise InputError(f"steps_back: expected a whole number from 1 to {agent.steps}, got {steps_back!r}")
     first = agent.steps - steps_back
     with torch.no_grad():
-        old = agent.destroy(state, density, log_reward, first=first)
-        new = agent.generate(state.shape[0], density, start=old["state"][:, 0], first=first)
+        old = agent.destroy(state, density, log_reward, context=context, first=first)
+        new = agent.generate(state.shape[0], density, context=context, start=old["state"][:, 0], first=first)
         log_acceptance = agent.log_ratio(old) - agent.log_ratio(new)
     return Proposal(new["state"][:, -1], new["log_reward"], log_acceptance)

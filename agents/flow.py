@@ -34,6 +34,7 @@ class StateFlow(nn.Module):
         inputs: number of features of a whole state (dim × features per coordinate).
         width, depth: of its backbone.
         forward_looking: interpolate to the log density of the state, which `forward` then needs.
+        contexts: number of coordinates of a context; 0 for an unconditional agent.
 
     Attributes:
         forward_looking: whether it does; never with a single step, where no state lies between the ends.
@@ -58,10 +59,11 @@ class StateFlow(nn.Module):
         width: int = 64,
         depth: int = 2,
         forward_looking: bool = False,
+        contexts: int = 0,
     ) -> None:
         super().__init__()
         self.forward_looking = forward_looking and reference.steps > 1  # with one step, no state lies between
-        self.backbone = Backbone(inputs, reference.times, width, depth)
+        self.backbone = Backbone(inputs, reference.times, width, depth, contexts)
         self.readout = nn.Linear(width, 1)
         nn.init.zeros_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
@@ -69,7 +71,14 @@ class StateFlow(nn.Module):
         self.register_buffer("log_variance", torch.tensor(inner).log().unsqueeze(-1), persistent=False)  # [T-1, 1]
         self.register_buffer("times", torch.tensor(reference.times[1:-1]), persistent=False)  # [T-1]
 
-    def forward(self, states: Tensor, features: Tensor, log_z: Tensor, log_density: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        states: Tensor,
+        features: Tensor,
+        log_z: Tensor,
+        log_density: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
         """log F of x_1 … x_{T−1}, `[B, T-1]`.
 
         Args:
@@ -77,9 +86,12 @@ class StateFlow(nn.Module):
             features: their features, `[B, T+1, dim, F]`.
             log_z: log Z, broadcastable to `[B]`.
             log_density: log R of x_1 … x_{T−1}, `[B, T-1]`, where the flow is forward-looking.
+            context: of a conditional agent, `[B, c]`; log Z is then log Z(c).
         """
         x = states[:, 1:-1]
-        learned = self.readout(self.backbone(features[:, 1:-1], slice(1, -1))).squeeze(-1)  # [B, T-1]
+        embedding = self.backbone.context_embedding(None if context is None else context.unsqueeze(1))
+        hidden = self.backbone(features[:, 1:-1], slice(1, -1), None, embedding)
+        learned = self.readout(hidden).squeeze(-1)  # [B, T-1]
         start = log_z.unsqueeze(-1) + gaussian_log_prob(x, torch.zeros_like(x), self.log_variance.expand_as(x))
         if log_density is None:
             return start + learned

@@ -19,24 +19,28 @@ __all__ = ["Density", "rollout_destruction", "rollout_generation"]
 
 
 class Density(Protocol):
-    """What a rollout asks of a target: checked values, and values with scores."""
+    """What a rollout asks of a target: checked values, and values with scores.
 
-    def __call__(self, x: Any) -> Any:
+    Contexts `[n, c]` are passed to that of a conditional target, and to no other.
+    """
+
+    def __call__(self, x: Any, context: Any = None) -> Any:
         """Log densities `[n]` of states `[n, dim]`."""
 
-    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_score(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log densities `[n]` and their gradients `[n, dim]`."""
 
 
 class _Visits:
     """The states of a trajectory as they are visited, with their scores where the agent reads them."""
 
-    def __init__(self, agent: "Agent", density: Density | None, first: int = 0) -> None:
+    def __init__(self, agent: "Agent", density: Density | None, conditions: tuple[Tensor, ...], first: int = 0) -> None:
         if agent.needs_score and density is None:
             raise InputError("this agent reads the gradient of the log density: pass the target as `density`")
         if not 0 <= first < agent.steps:
             raise InputError(f"first: expected a grid point from 0 to {agent.steps - 1}, got {first!r}")
         self.density = density
+        self.conditions = conditions
         self.space = agent.space
         self.needs_score = agent.needs_score
         self.states: list[Tensor] = []
@@ -49,7 +53,7 @@ class _Visits:
         self.states.append(state)
         if not self.needs_score or self.density is None:
             return None
-        self.value, self.gradient = self.density.value_and_score(state)
+        self.value, self.gradient = self.density.value_and_score(state, *self.conditions)
         score = self.space.score(state, self.gradient)
         self.scores.append(score)
         return score
@@ -60,21 +64,23 @@ class _Visits:
             return None
         state, value = self.states[-1], self.value
         if not differentiable:
-            return self.density(state) if value is None else value
+            return self.density(state, *self.conditions) if value is None else value
         # The value with its first derivative, not with its graph: counted as a gradient call, and refused where the
         # density has no gradient, which a graph would leave out in silence.
         gradient = self.gradient
         if value is None or gradient is None:
-            value, gradient = self.density.value_and_score(state)
+            value, gradient = self.density.value_and_score(state, *self.conditions)
         return value + (gradient * (state - state.detach())).sum(-1)
 
-    def trajectory(self, log_reward: Tensor | None, *, reverse: bool = False) -> TensorDict:
+    def trajectory(self, log_reward: Tensor | None, context: Tensor | None, *, reverse: bool = False) -> TensorDict:
         order = -1 if reverse else 1
         columns = {"state": torch.stack(self.states[::order], dim=1)}  # [B, T+1, dim]
         if self.scores:
             columns["score"] = torch.stack(self.scores[::order], dim=1)
         if log_reward is not None:
             columns["log_reward"] = log_reward
+        if context is not None:
+            columns["context"] = context
         return TensorDict(columns, batch_size=[columns["state"].shape[0]])
 
 
@@ -83,6 +89,7 @@ def rollout_generation(
     n: int,
     density: Density | None = None,
     *,
+    context: Tensor | None = None,
     scale: float = 1.0,
     added: float = 0.0,
     drift: float = 0.0,
@@ -104,16 +111,19 @@ def rollout_generation(
         raise InputError(f"start: expected states at grid point {first}, got None")
     if drift != 0.0 and density is None:
         raise InputError("drift: needs the gradient of the log density: pass the target as `density`")
+    context, conditions = agent.contexts_of(n, context)
     with torch.set_grad_enabled(differentiable):
-        visits = _Visits(agent, density, first)
+        visits = _Visits(agent, density, conditions, first)
         state = agent.initial_state(n) if start is None else start
-        table = agent.backbone.time_embedding()
+        table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
         for k in range(first, agent.steps):
             score = visits.add(state)
-            mean, log_variance = agent.generation_step(state, k, score, table)
+            mean, log_variance = agent.generation_step(state, k, score, table, embedding)
             std = (0.5 * log_variance).exp()
             if drift != 0.0 and density is not None:
-                slope = agent.space.score(state, density.value_and_score(state)[1]) if score is None else score
+                slope = score
+                if slope is None:
+                    slope = agent.space.score(state, density.value_and_score(state, *conditions)[1])
                 mean = mean + drift * std * (std * slope).clamp(-1.0, 1.0)
             if scale != 1.0 or added != 0.0:
                 extra = added**2 * agent.generation.variance[k]
@@ -121,11 +131,17 @@ def rollout_generation(
             action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
-        return visits.trajectory(visits.log_reward(differentiable=differentiable))
+        return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
 
 def rollout_destruction(
-    agent: "Agent", x: Tensor, density: Density | None = None, log_reward: Tensor | None = None, *, first: int = 0
+    agent: "Agent",
+    x: Tensor,
+    density: Density | None = None,
+    log_reward: Tensor | None = None,
+    *,
+    context: Tensor | None = None,
+    first: int = 0,
 ) -> TensorDict:
     """Destroy the samples `x`; see `Agent.destroy`.
 
@@ -138,17 +154,19 @@ def rollout_destruction(
         >>> paths["state"].shape, paths["state"][:, 0].tolist()  # all the way back to the origin
         (torch.Size([3, 5, 2]), [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     """
+    context, conditions = agent.contexts_of(len(x), context)
     with torch.no_grad():
-        visits = _Visits(agent, density, first)
+        visits = _Visits(agent, density, conditions, first)
         table = agent.destruction_trunk.time_embedding() if agent.destruction.learned else None
+        embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.learned else None
         state = x
         for k in range(agent.steps, first, -1):
             score = visits.add(state)
             if log_reward is None and density is not None:
-                log_reward = density(state) if visits.value is None else visits.value
-            mean, log_variance = agent.destruction_step(state, k, score, table)
+                log_reward = density(state, *conditions) if visits.value is None else visits.value
+            mean, log_variance = agent.destruction_step(state, k, score, table, embedding)
             std = (0.5 * log_variance).exp()
             action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
-        return visits.trajectory(log_reward, reverse=True)
+        return visits.trajectory(log_reward, context, reverse=True)

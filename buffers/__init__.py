@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "anchors": ["Anchors"],
         "annealing": ["annealed_smc"],
+        "conditional_annealing": ["annealed_smc_by_context"],
+        "context_groups": ["context_keys", "draw_companions"],
         "langevin": ["Chains", "Tempered", "langevin_move"],
         "local_search": ["EbbAndFlowSearch", "LangevinSearch", "LocalSearch"],
         "priorities": ["PRIORITIES", "Priority", "get_priority"],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..envs.errors import InputError, whole_number
 from ..envs.target import Target
+from .context_groups import context_keys, draw_companions
 
 __all__ = ["Anchors"]
 
@@ -35,6 +36,8 @@ class Anchors:
         acceptance: mean acceptance of the gradient moves at each temperature, `[temperatures]`.
         energy_calls: single densities evaluated to get the states.
         gradient_calls: single gradients evaluated to get the states.
+        contexts: of a conditional target, the context of each state, `[n, c]`; its states are equally weighted within
+            each context. There is then no one log Z.
 
     Example:
         >>> from ebbflow.envs.spaces import Continuous
@@ -56,18 +59,20 @@ class Anchors:
     acceptance: Tensor = field(default_factory=lambda: torch.zeros(0))
     energy_calls: int = 0
     gradient_calls: int = 0
+    contexts: Tensor | None = None
 
     @classmethod
-    def from_samples(cls, target: Target, states: Tensor) -> "Anchors":
+    def from_samples(cls, target: Target, states: Tensor, contexts: Tensor | None = None) -> "Anchors":
         """Anchors from the user's own samples, for example of a long Markov chain; each costs one energy call.
 
         Args:
             target: has a log density.
             states: equally weighted samples, `[n, dim]`, floating point.
+            contexts: of a conditional target, the context that each of them is a sample at, `[n, c]`.
 
         Raises:
             InputError: if the target has no log density, or the states are empty, of a wrong shape or dtype, not
-                finite, or outside the support.
+                finite, or outside the support, or contexts are missing or do not fit.
         """
         target.require_log_prob("anchors")
         shape = target.space.shape
@@ -81,25 +86,36 @@ class Anchors:
         if bad:
             raise InputError(f"states: expected finite values, got NaN or infinity in {bad} of {len(states)} rows")
         with torch.no_grad():
-            log_reward = target(states)
+            log_reward = target(states, contexts)
         outside = int((log_reward == -torch.inf).sum())
         if outside:
             raise InputError(f"states: expected samples inside the support, got log density -inf for {outside} rows")
-        return cls(states, log_reward, energy_calls=states.shape[0])
+        rows = None if contexts is None else contexts.detach().to(states).expand(len(states), -1).clone()
+        return cls(states, log_reward, energy_calls=states.shape[0], contexts=rows)
 
     def __len__(self) -> int:
         """Number of states."""
         return self.states.shape[0]
 
-    def draw(self, n: int) -> TensorDict:
-        """`n` states drawn uniformly with replacement: `state` `[n, dim]`, `log_reward` `[n]`.
+    def draw(self, n: int, contexts: int | None = None) -> TensorDict:
+        """`n` states drawn uniformly with replacement: `state` `[n, dim]`, `log_reward` `[n]`, any `context` `[n, c]`.
+
+        With `contexts`, they are of at most so many contexts, an equal number of each.
 
         Raises:
-            InputError: for a number of states that is not >= 1.
+            InputError: for a number that is not >= 1, or for `contexts` of anchors without.
         """
         whole_number("n", n, least=1)
-        index = torch.randint(len(self), (n,), device=self.states.device)
+        seeds = n if contexts is None else min(n, whole_number("contexts", contexts, least=1))
+        index = torch.randint(len(self), (seeds,), device=self.states.device)
+        if contexts is not None:
+            if self.contexts is None:
+                raise InputError("contexts: expected anchors with a context, got anchors without")
+            uniform = torch.full((len(self),), 1.0 / len(self), dtype=torch.float64, device=self.states.device)
+            index = draw_companions(index, context_keys(self.contexts), uniform, n)
         columns = {"state": self.states[index], "log_reward": self.log_reward[index]}
+        if self.contexts is not None:
+            columns["context"] = self.contexts[index]
         return TensorDict(columns, batch_size=[n], device=self.states.device)
 
     def refreshed(self, index: Tensor, states: Tensor, log_reward: Tensor) -> "Anchors":
@@ -120,6 +136,8 @@ class Anchors:
         }
         for key in ("log_z", "log_z_stderr"):
             state[key] = torch.tensor(getattr(self, key), dtype=torch.float64)
+        if self.contexts is not None:
+            state["contexts"] = self.contexts.clone()
         return state | {"energy_calls": self.energy_calls, "gradient_calls": self.gradient_calls}
 
     @classmethod
@@ -145,6 +163,7 @@ class Anchors:
                 f"states: expected [n >= 1, dim] with log_reward [n], got {list(states.shape)} and "
                 f"{list(log_reward.shape)}"
             )
+        contexts = state.get("contexts")
         return cls(
             states,
             log_reward,
@@ -154,6 +173,7 @@ class Anchors:
             tensors["acceptance"],
             int(state["energy_calls"]),
             int(state["gradient_calls"]),
+            contexts.detach().to(device, copy=True) if isinstance(contexts, Tensor) else None,
         )
 
     def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:

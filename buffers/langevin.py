@@ -59,6 +59,11 @@ class Tempered:
     target: Target
     initial_std: float = 1.0
     beta: float = 1.0
+    context: Tensor | None = None
+
+    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The target's log density `[n]` and its gradient `[n, dim]`, at each chain's own `context` `[n, c]` if any."""
+        return self.target.value_and_score(x, self.context)
 
     def log_initial(self, x: Tensor) -> Tensor:
         """Log density of the initial Gaussian, `[n]`."""
@@ -119,6 +124,6 @@ def langevin_move(density: Tempered, chains: Chains, std: Tensor, log_step: floa
 
     forward = mean(x, chains.score)
     y = forward + step * std * torch.randn_like(x)
-    energy, score = density.target.value_and_score(y)
+    energy, score = density.value_and_score(y)
     correction = log_density(x, mean(y, score)) - log_density(y, forward)
     return density.accept(chains, y, energy, score, correction)

@@ -49,18 +49,21 @@ class LocalSearch(ABC):
         self.energy_calls = 0
         self.gradient_calls = 0
 
-    def run(self, states: Tensor, log_reward: Tensor) -> tuple[Tensor, Tensor]:
-        """Where `moves` moves take the `states` `[n, dim]` of finite `log_reward` `[n]`, and the log reward there."""
+    def run(self, states: Tensor, log_reward: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Where `moves` moves take the `states` `[n, dim]` of finite `log_reward` `[n]`, and the log reward there.
+
+        States of a conditional target come with a `context` each, `[n, c]`, which stays as it is.
+        """
         calls = self.target.energy_calls, self.target.gradient_calls
         with torch.no_grad():
-            states, log_reward, acceptance = self._move(states, log_reward)
+            states, log_reward, acceptance = self._move(states, log_reward, context)
         self.acceptance = sum(acceptance) / len(acceptance)
         self.energy_calls += self.target.energy_calls - calls[0]
         self.gradient_calls += self.target.gradient_calls - calls[1]
         return states, log_reward
 
     @abstractmethod
-    def _move(self, states: Tensor, log_reward: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[float]]:
         """Moved states, their log reward, and the mean acceptance of each move."""
 
     def state_dict(self) -> dict[str, float | int]:
@@ -115,12 +118,13 @@ class LangevinSearch(LocalSearch):
         self.target_acceptance = target_acceptance
         self.log_step = 0.0
 
-    def _move(self, states: Tensor, log_reward: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[float]]:
         std = states.std(dim=0, correction=0).clamp_min(1e-6 * self.target.scale)
-        chains = Chains(states, *self.target.value_and_score(states))
+        density = Tempered(self.target, context=context)
+        chains = Chains(states, *density.value_and_score(states))
         acceptance = []
         for _ in range(self.moves):
-            acceptance.append(float(langevin_move(Tempered(self.target), chains, std, self.log_step).mean()))
+            acceptance.append(float(langevin_move(density, chains, std, self.log_step).mean()))
             self.log_step += acceptance[-1] - self.target_acceptance
         return chains.x, chains.energy, acceptance
 
@@ -143,9 +147,12 @@ class _Proposal(Protocol):
 
 
 class Propose(Protocol):
-    """Proposes a new state for each of `states` `[n, dim]` with `log_reward` `[n]`."""
+    """Proposes a new state for each of `states` `[n, dim]` with `log_reward` `[n]`.
 
-    def __call__(self, states: Tensor, log_reward: Tensor, /) -> _Proposal: ...
+    That of a conditional target takes the `context` `[n, c]` of each state by name.
+    """
+
+    def __call__(self, states: Tensor, log_reward: Tensor, /, **context: Tensor) -> _Proposal: ...
 
 
 class EbbAndFlowSearch(LocalSearch):
@@ -175,10 +182,11 @@ class EbbAndFlowSearch(LocalSearch):
         super().__init__(target, moves)
         self.propose = propose
 
-    def _move(self, states: Tensor, log_reward: Tensor) -> tuple[Tensor, Tensor, list[float]]:
+    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[float]]:
+        given = {} if context is None else {"context": context}
         acceptance = []
         for _ in range(self.moves):
-            proposal = self.propose(states, log_reward)
+            proposal = self.propose(states, log_reward, **given)
             probability = proposal.log_acceptance.nan_to_num(nan=-torch.inf).clamp(max=0.0).exp()
             accepted = torch.rand_like(probability) < probability
             states = torch.where(accepted[:, None], proposal.state, states)

@@ -135,6 +135,16 @@ class PrioritySampler(Sampler):
         index = torch.searchsorted(self._cumulative, uniform, right=True).clamp_(max=self._cumulative.shape[0] - 1)
         return index, {"weight": self._weights[index]}
 
+    def weights_of(self, index: Tensor) -> Tensor:
+        """Importance weights `[k]` of rows at positions `index`, as the last `sample` gave them to the rows it drew.
+
+        Raises:
+            InputError: before the first `sample`.
+        """
+        if self._weights is None:
+            raise InputError("weight: expected after a draw, got none yet")
+        return self._weights[index]
+
     def state_dict(self) -> dict[str, Any]:
         """The priorities, as they stand."""
         return {} if self.priorities is None else {"priorities": self.priorities.clone(), "stale": int(self._stale)}

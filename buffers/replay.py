@@ -16,6 +16,7 @@ from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from ..agents.origin import Origin
 from ..envs.errors import InputError, whole_number
+from .context_groups import context_keys, draw_companions
 from .priorities import get_priority
 from .priority_sampler import PrioritySampler
 
@@ -34,7 +35,8 @@ class Replay:
     current destruction policy (`agent.destroy(state)`), so that the path is never out of date. With
     `contents="path"` a row is the path x_0 … x_T as it was generated.
 
-    Rows with log reward −inf (outside the support) are not remembered: no objective can learn from them.
+    Rows with log reward −inf (outside the support) are not remembered: no objective can learn from them. Rows of a
+    conditional target remember their `context`.
 
     Args:
         capacity: number of rows kept, >= 1; when full, the oldest rows are overwritten.
@@ -119,7 +121,8 @@ class Replay:
 
         Args:
             batch: batch size `[B]`, with `state` (`[B, dim]` for terminal states, `[B, T+1, dim]` for paths),
-                `log_reward` `[B]` in nats and, optionally, `log_ratio` `[B]` in nats. Rows without a finite `log_ratio`
+                `log_reward` `[B]` in nats, the `context` `[B, c]` of a conditional target and, optionally, `log_ratio`
+                `[B]` in nats. Rows without a finite `log_ratio`
                 count as never evaluated: priorities that need it give them the largest priority present. More rows
                 than the capacity: the last ones are kept.
             origin: where the rows come from: `REPLAY` for the policy's own, `LOCAL_SEARCH` for moved ones.
@@ -163,6 +166,8 @@ class Replay:
             "log_ratio": torch.where(known, log_ratio, 0.0),
             "known": known,
         }
+        if batch.get("context", None) is not None:
+            columns["context"] = self._checked_context(batch["context"].detach().to(self.device), len(state))
         rows = TensorDict(columns, batch_size=state.shape[:1], device=self.device)
         outside = log_reward == -torch.inf
         bad_reward = ~(log_reward.isfinite() | outside)
@@ -173,6 +178,11 @@ class Replay:
         if counts[2]:
             raise InputError(f"state: expected finite values, got NaN or infinity in {counts[2]} rows")
         return rows[~outside] if counts[0] else rows
+
+    def _checked_context(self, context: Tensor, rows: int) -> Tensor:
+        if context.ndim != 2 or context.shape[0] != rows:
+            raise InputError(f"context: expected shape [{rows}, c], got {list(context.shape)}")
+        return context
 
     def update(self, index: Tensor, log_ratio: Tensor) -> None:
         """Write the newly evaluated D of some rows; their priorities follow with the next draw.
@@ -202,21 +212,38 @@ class Replay:
 
     # Draw ---------------------------------------------------------------------------------------------------------
 
-    def draw(self, n: int) -> TensorDict:
+    def draw(self, n: int, contexts: int | None = None) -> TensorDict:
         """`n` remembered rows, drawn by priority with replacement from torch's global generator.
+
+        Args:
+            n: number of rows, >= 1.
+            contexts: draw rows of at most so many contexts, an equal number of each; the probability of a row is the
+                same. By default every row is drawn by itself.
 
         Returns:
             Batch size `[n]`: `state` (`[n, dim]` or `[n, T+1, dim]`), `log_reward` `[n]`, `log_ratio` `[n]` (0 where
-            never evaluated), `origin` `[n]`, `index` `[n]` for `update`, and `weight` `[n]`, the importance correction
-            with mean 1.
+            never evaluated), `origin` `[n]`, `context` `[n, c]` where remembered, `index` `[n]` for `update`, and
+            `weight` `[n]`, the importance correction with mean 1.
 
         Raises:
-            InputError: if nothing is remembered yet, or for a number of rows that is not >= 1.
+            InputError: if nothing is remembered yet, for a number that is not >= 1, or for contexts where none are
+                remembered.
         """
         whole_number("n", n, least=1)
         if len(self) == 0:
             raise InputError("replay: expected at least one remembered row to draw from, got an empty memory")
-        return self._buffer.sample(n).select("state", "log_reward", "log_ratio", "origin", "index", "weight")
+        if contexts is None:
+            drawn = self._buffer.sample(n)
+            keys = ("state", "log_reward", "log_ratio", "origin", "index", "weight", "context")
+            return drawn.select(*keys, strict=False)
+        columns = self._columns()
+        if columns.get("context", None) is None:
+            raise InputError("contexts: expected remembered rows with a context, got rows without")
+        seeds = self._buffer.sample(min(n, whole_number("contexts", contexts, least=1)))["index"]
+        keys_of_rows = context_keys(columns["context"])
+        index = draw_companions(seeds, keys_of_rows, self._sampler.probabilities(self._buffer.storage), n)
+        rows = columns[index].select("state", "log_reward", "log_ratio", "origin", "context")
+        return rows.update({"index": index, "weight": self._sampler.weights_of(index)})
 
     # Save and restore ---------------------------------------------------------------------------------------------
 
@@ -228,7 +255,7 @@ class Replay:
         writer = self._buffer.writer.state_dict()
         state: dict[str, Tensor | int] = {"capacity": self.capacity, "cursor": writer["_cursor"]}
         if len(self):
-            state |= {key: self._columns()[key].clone() for key in COLUMNS}
+            state |= {key: column.clone() for key, column in self._columns().items() if key in (*COLUMNS, "context")}
             state["priorities"] = self.priorities.clone()
         return state
 
@@ -261,6 +288,7 @@ class Replay:
                 raise InputError(f"{key}: missing from the saved replay")
             columns[key] = value.to(self.device)
         n = columns["state"].shape[0]
+        context = state.get("context")
         ndim = 2 if self.contents == "terminal" else 3
         if columns["state"].ndim != ndim:
             raise InputError(
@@ -277,4 +305,6 @@ class Replay:
                 f"cursor: expected 0 to {self.capacity - 1} with at most {self.capacity} rows, got {n} rows"
             )
         del columns["priorities"]
+        if isinstance(context, Tensor):
+            columns["context"] = self._checked_context(context.to(self.device), n)
         return TensorDict(columns, batch_size=[n], device=self.device)

@@ -12,11 +12,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "errors": ["InputError"],
+        "given": ["GivenTarget"],
         "registry": ["get_target", "list_targets"],
         "sampling": ["DestructionEnv", "GenerationEnv", "InitialLaw"],
         "spaces": ["Compressed", "Continuous"],
         "target": ["Target"],
-        "targets": ["CallableTarget", "Funnel", "GaussianMixture", "ManyWell"],
+        "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "ManyWell"],
     },
 )
 

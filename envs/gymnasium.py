@@ -6,7 +6,8 @@
 
 Every built-in target has an id; any other target is `SamplingEnv(target="package.module:attribute", dim=...)`.
 
-- Observation, Box `[dim + 1]` float32: the state, then the share of the steps that is behind, k/T in [0, 1].
+- Observation, Box `[dim + 1]` float32: the state, then the share of the steps that is behind, k/T in [0, 1]. That of a
+  conditional target, `[dim + c + 1]`: the state, the walk's context (drawn in `reset`), the share of the steps.
 - Action, Box `[dim]` float32 in [-1, 1], clipped to it: the increment in units of `max_increment`. So all states that
   can be reached are within `steps * max_increment` of where they started.
 - Reward: log density of the final state, 0 before. The walk terminates after T steps, and is never truncated.
@@ -56,17 +57,27 @@ class _Walks:
             raise InputError(f"max_increment: expected a positive finite length, got {max_increment!r}")
         self.step = 0
         self.state = torch.zeros(0, self.target.space.dim)  # [n, dim]
+        self.context: Tensor | None = None  # [n, c]
 
         size = self.target.space.dim
         # Ten standard deviations of the initial law, and room for rounding.
         farthest = 1.0001 * (self.steps * self.reach + 10.0 * self.law.std)
         bound = np.full(size, farthest, dtype=np.float32)
-        self.observation_space = Box(np.append(-bound, np.float32(0.0)), np.append(bound, np.float32(1.0)))
+        contexts = 0 if self.target.context_space is None else self.target.context_space.dim
+        unbounded = np.full(contexts, 1e9, dtype=np.float32)  # gymnasium's check does not like infinity
+        zero, one = np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)
+        self.observation_space = Box(
+            np.concatenate([-bound, -unbounded, zero]), np.concatenate([bound, unbounded, one])
+        )
         self.action_space = Box(-1.0, 1.0, shape=(size,), dtype=np.float32)
 
     def reset(self, n: int, generator: torch.Generator) -> FloatArray:
         self.step = 0
         self.state = self.law.sample(n, self.target.space, generator=generator, dtype=torch.float32)
+        if self.target.is_conditional:
+            with torch.random.fork_rng(devices=[]):  # a target draws contexts from the global generator
+                torch.default_generator.manual_seed(generator.initial_seed())
+                self.context = self.target.sample_context(n).float().cpu()
         return self.observe()
 
     def advance(self, actions: Any) -> tuple[FloatArray, NDArray[np.float64], bool]:
@@ -82,14 +93,15 @@ class _Walks:
         over = self.step == self.steps
         if over:
             with torch.no_grad():
-                rewards = self.target(self.state).double().numpy()
+                rewards = self.target(self.state, self.context).double().numpy()
         else:
             rewards = np.zeros(len(self.state))
         return self.observe(), rewards, over
 
     def observe(self) -> FloatArray:
-        observation = np.empty((len(self.state), self.target.space.dim + 1), dtype=np.float32)
-        observation[:, :-1] = self.state.numpy()
+        seen = self.state if self.context is None else torch.cat([self.state, self.context], dim=1)
+        observation = np.empty((len(seen), seen.shape[1] + 1), dtype=np.float32)
+        observation[:, :-1] = seen.numpy()
         observation[:, -1] = self.step / self.steps
         return observation
 

@@ -38,11 +38,17 @@ BUILT_IN: dict[str, str] = {
     "rosenbrock": "Rosenbrock's density, a narrow parabola in 2 dimensions",
     "lgcp": "log-Gaussian Cox process on 40 x 40 cells, simulated",
     "lgcp-whitened": "the same, in coordinates independent a priori",
+    "conditional-gmm": "4 Gaussians in 2 dimensions that move with a context",
 }
 
 # Names that are one target, and names that a number follows: where the target is made (a module of `targets`, and a
 # callable in it), and which of its arguments the number is. What ends in a hyphen may stand without it, with `dim`.
-_SINGLE = {"gmm25": "mixtures:gmm25", "gmm25-narrow": "mixtures:gmm25_narrow", "gmm40": "mixtures:gmm40"}
+_SINGLE = {
+    "gmm25": "mixtures:gmm25",
+    "gmm25-narrow": "mixtures:gmm25_narrow",
+    "gmm40": "mixtures:gmm40",
+    "conditional-gmm": "conditional_mixture:ConditionalMixture",
+}
 _NUMBERED = {
     "funnel-": ("funnel:Funnel", "dim"),
     "manywell-": ("many_well:ManyWell", "dim"),

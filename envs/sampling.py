@@ -111,6 +111,9 @@ class _WalkEnv(EnvBase):
             step=Bounded(low=0, high=steps, shape=scalar, dtype=torch.int64, **where),
             shape=batch,
         )
+        if target.context_space is not None:
+            contexts = torch.Size([*batch, *target.context_space.shape])
+            self.observation_spec["context"] = Unbounded(shape=contexts, dtype=dtype, **where)
         self.action_spec = Unbounded(shape=states, dtype=dtype, **where)
         self.reward_spec = Unbounded(shape=scalar, dtype=dtype, **where)
         self.done_spec = Composite(
@@ -119,7 +122,19 @@ class _WalkEnv(EnvBase):
             shape=batch,
         )
 
-    def _first(self, state: Tensor, step: int) -> TensorDict:
+    def _contexts(self, tensordict: TensorDictBase | None) -> dict[str, Tensor]:
+        """The `context` entry `[*B, c]` of walks that start: given with the reset, or drawn; empty without contexts."""
+        if self.target.context_space is None:
+            return {}
+        shape = (*self.batch_size, *self.target.context_space.shape)
+        given = _given(tensordict, "context")
+        context = self.target.sample_context(self.batch_size.numel()) if given is None else given
+        if context.numel() != math.prod(shape):
+            raise InputError(f"context: expected shape {list(shape)}, got {list(context.shape)}")
+        context = context.detach().to(device=self.device, dtype=self.state_dtype)
+        return {"context": context.reshape(shape).clone()}
+
+    def _first(self, state: Tensor, step: int, contexts: dict[str, Tensor]) -> TensorDict:
         shape = (*self.batch_size, 1)
         over = torch.zeros(shape, dtype=torch.bool, device=self.device)
         return TensorDict(
@@ -128,14 +143,18 @@ class _WalkEnv(EnvBase):
                 "step": torch.full(shape, step, dtype=torch.int64, device=self.device),
                 "done": over,
                 "terminated": over.clone(),
+                **contexts,
             },
             batch_size=self.batch_size,
             device=self.device,
         )
 
-    def _next(self, state: Tensor, step: Tensor, reward: Tensor, over: Tensor) -> TensorDict:
+    def _next(
+        self, tensordict: TensorDictBase, state: Tensor, step: Tensor, reward: Tensor, over: Tensor
+    ) -> TensorDict:
+        contexts = {"context": tensordict["context"]} if self.target.is_conditional else {}
         return TensorDict(
-            {"state": state, "step": step, "reward": reward, "done": over, "terminated": over.clone()},
+            {"state": state, "step": step, "reward": reward, "done": over, "terminated": over.clone(), **contexts},
             batch_size=self.batch_size,
             device=self.device,
         )
@@ -146,11 +165,19 @@ class _WalkEnv(EnvBase):
             torch.manual_seed(seed)
 
 
+def _given(tensordict: TensorDictBase | None, key: str) -> Tensor | None:
+    """An entry that the caller of a whole `reset` gave; rows of a partial reset start anew."""
+    if tensordict is None or tensordict.get("_reset", None) is not None:
+        return None
+    return tensordict.get(key, None)
+
+
 class GenerationEnv(_WalkEnv):
     """Build a state from the initial law in `steps` actions; the last one is rewarded by the target's log density.
 
     Entries: `state` `[*B, dim]`, `step` `[*B, 1]` int64 (0 to `steps`), `action` `[*B, dim]` (the increment), `reward`
     `[*B, 1]`, `done` and `terminated` `[*B, 1]`. The target is called (checked and counted) only for rows that arrive.
+    With a conditional target there is `context` `[*B, c]` too, from the `context` entry passed to `reset`, else drawn.
     `set_seed` seeds torch's global generator.
 
     Args:
@@ -190,8 +217,9 @@ class GenerationEnv(_WalkEnv):
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDict:
         n = self.batch_size.numel()
+        contexts = self._contexts(tensordict)
         state = self.initial_law.sample(n, self.space, device=self.device, dtype=self.state_dtype)
-        return self._first(state.reshape(*self.batch_size, *self.space.shape), 0)
+        return self._first(state.reshape(*self.batch_size, *self.space.shape), 0, contexts)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         step = tensordict["step"]  # [*B, 1]
@@ -203,8 +231,9 @@ class GenerationEnv(_WalkEnv):
             if bool((step > self.steps).any()):
                 raise InputError(f"step: a walk was over after {self.steps} steps; reset before stepping on")
             arrived = over.squeeze(-1)  # [*B]
-            reward[arrived] = self.target(state[arrived]).to(self.state_dtype).unsqueeze(-1)
-        return self._next(state, step, reward, over)
+            contexts = (tensordict["context"][arrived],) if self.target.is_conditional else ()
+            reward[arrived] = self.target(state[arrived], *contexts).to(self.state_dtype).unsqueeze(-1)
+        return self._next(tensordict, state, step, reward, over)
 
 
 class DestructionEnv(_WalkEnv):
@@ -213,6 +242,8 @@ class DestructionEnv(_WalkEnv):
     Entries are those of `GenerationEnv`; an action is again what is added to the state. `reset` starts from the `state`
     entry `[*B, dim]` of the tensordict passed to it, else from `source`, else from the target's exact samples. Rows
     reset through a `_reset` entry (partial resets, and TorchRL's automatic ones) always start from source or target.
+    With a conditional target, `context` is as in `GenerationEnv`; given states come with theirs, and the source is
+    `n, context [n, c] -> [n, dim]`.
     `set_seed` seeds torch's global generator, which the target's samples come from.
 
     Args:
@@ -239,7 +270,7 @@ class DestructionEnv(_WalkEnv):
         self,
         target: Target,
         steps: int,
-        source: Callable[[int], Tensor] | None = None,
+        source: Callable[..., Tensor] | None = None,
         *,
         space: Continuous | None = None,
         batch_size: Sequence[int] = (),
@@ -252,24 +283,26 @@ class DestructionEnv(_WalkEnv):
         self.source = source
 
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDict:
-        given = None
-        if tensordict is not None and tensordict.get("_reset", None) is None:
-            given = tensordict.get("state", None)
+        given = _given(tensordict, "state")
+        if given is not None and self.target.is_conditional and _given(tensordict, "context") is None:
+            raise InputError("context: expected beside the given states of a conditional target, got none")
+        contexts = self._contexts(tensordict)
+        rows = tuple(context.reshape(self.batch_size.numel(), -1) for context in contexts.values())
         if given is not None:
             origin, state, shape = "state", given, (*self.batch_size, *self.space.shape)
         else:
             n = self.batch_size.numel()
             if self.source is not None:
-                origin, state = "source", self.source(n)
+                origin, state = "source", self.source(n, *rows)
             else:
                 self.target.require_sample("destruction without given states or a source")
-                origin, state = f"target {self.target.name!r}", self.target.sample(n)
+                origin, state = f"target {self.target.name!r}", self.target.sample(n, *rows)
             shape = (n, *self.space.shape)
         if not isinstance(state, Tensor) or state.shape != shape:
             got = list(state.shape) if isinstance(state, Tensor) else type(state).__name__
             raise InputError(f"{origin}: expected states of shape {list(shape)} to destroy, got {got}")
         state = state.detach().to(device=self.device, dtype=self.state_dtype)
-        return self._first(state.reshape(*self.batch_size, *self.space.shape).clone(), self.steps)
+        return self._first(state.reshape(*self.batch_size, *self.space.shape).clone(), self.steps, contexts)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         step = tensordict["step"]  # [*B, 1]
@@ -278,4 +311,4 @@ class DestructionEnv(_WalkEnv):
         over = step <= 0
         if bool((step < 0).any()):
             raise InputError(f"step: a walk was over after {self.steps} steps; reset before stepping on")
-        return self._next(state, step, torch.zeros_like(step, dtype=self.state_dtype), over)
+        return self._next(tensordict, state, step, torch.zeros_like(step, dtype=self.state_dtype), over)

@@ -2,7 +2,14 @@
 
 A benchmark has a log density and exact samples; a user's energy has a log density only; a dataset has samples only.
 Whoever needs a capability asks for it with `require_log_prob` / `require_sample`, and the error names what is missing.
+
+A *conditional* target is a family of densities p(x | c), one for each context c, a vector of `c` floats (a class is a
+one-hot vector): it has a `context_space`, a law of contexts to train on (`sample_context`), and its log Z is a function
+of the context. `target.given(context)` is the one density at one context, an unconditional target like any other.
 """
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +17,18 @@ from torch import Tensor, nn
 from .errors import InputError
 from .spaces import Continuous
 
+if TYPE_CHECKING:
+    from .given import GivenTarget
+
 __all__ = ["Target"]
+
+
+@dataclass
+class _Calls:
+    """How often a density was evaluated; one object for a conditional target and all that is made of it by `given`."""
+
+    energy: int = 0
+    gradient: int = 0
 
 
 class Target(nn.Module):
@@ -21,12 +39,15 @@ class Target(nn.Module):
 
     Calling the target evaluates `log_prob` behind the one shape, dtype and finiteness check, and counts the call.
 
+    A conditional target overrides `log_prob(x, context)` and, where it can, `sample(n, context)`, and `sample_context`.
+
     Args:
         space: the state space.
         scale: typical length of the density (about the standard deviation of one coordinate), > 0; the default
             diffusion rate of an agent.
         log_z: true log normalising constant of `log_prob`, if known.
         name: what messages and reports call it.
+        context_space: the space of contexts of a conditional target; None for an unconditional one.
 
     Attributes:
         energy_calls: number of single densities evaluated through `__call__` or `value_and_score` so far.
@@ -49,7 +70,13 @@ class Target(nn.Module):
     """
 
     def __init__(
-        self, space: Continuous, *, scale: float = 1.0, log_z: float | None = None, name: str | None = None
+        self,
+        space: Continuous,
+        *,
+        scale: float = 1.0,
+        log_z: float | None = None,
+        name: str | None = None,
+        context_space: Continuous | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 < scale < float("inf"):
@@ -58,18 +85,60 @@ class Target(nn.Module):
         self.scale = float(scale)
         self.log_z = log_z
         self.name = name or type(self).__name__
-        self.energy_calls = 0
-        self.gradient_calls = 0
+        self.context_space = context_space
+        self._calls = _Calls()
+
+    @property
+    def energy_calls(self) -> int:
+        """Single densities evaluated so far."""
+        return self._calls.energy
+
+    @energy_calls.setter
+    def energy_calls(self, count: int) -> None:
+        self._calls.energy = count
+
+    @property
+    def gradient_calls(self) -> int:
+        """Single gradients evaluated so far."""
+        return self._calls.gradient
+
+    @gradient_calls.setter
+    def gradient_calls(self, count: int) -> None:
+        self._calls.gradient = count
 
     # Capabilities -------------------------------------------------------------------------------------------------
 
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Unnormalised log density, `[..., dim] -> [...]`; optional."""
+    def log_prob(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Unnormalised log density, `[..., dim] -> [...]`; optional.
+
+        A conditional target takes `log_prob(x, context)`, with a context `[..., c]` beside every state.
+        """
         raise InputError(f"target {self.name!r} has no log density (log_prob)")
 
-    def sample(self, n: int) -> Tensor:
-        """`n` exact independent samples, `[n, dim]`, from torch's global generator; optional."""
+    def sample(self, n: int, *args: Any, **kwargs: Any) -> Tensor:
+        """`n` exact independent samples, `[n, dim]`, from torch's global generator; optional.
+
+        A conditional target takes `sample(n, context)`: one sample for each of the contexts `[n, c]`.
+        """
         raise InputError(f"target {self.name!r} has no exact samples (sample)")
+
+    def sample_context(self, n: int) -> Tensor:
+        """`n` contexts to train on, `[n, c]`, from torch's global generator; a conditional target needs it."""
+        raise InputError(f"target {self.name!r} has no law of contexts (sample_context)")
+
+    def conditional_log_z(self, context: Tensor) -> Tensor | None:
+        """True log Z(c) of each context, `[n, c] -> [n]`; None where it is not known."""
+        return None
+
+    def given(self, context: Tensor) -> "GivenTarget":
+        """The density at one context `[c]`, an unconditional target that shares this one's tensors and call counters.
+
+        Raises:
+            InputError: for an unconditional target, or a context of another shape or with values that are not finite.
+        """
+        from .given import GivenTarget
+
+        return GivenTarget(self, context)
 
     @property
     def mode_masses(self) -> Tensor | None:
@@ -79,6 +148,11 @@ class Target(nn.Module):
     def mode_membership(self, x: Tensor) -> Tensor:
         """Which known modes' regions each state lies in, `[n, dim] -> [n, M]` bool; regions may overlap."""
         raise InputError(f"target {self.name!r} has no known modes")
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether densities, samples and log Z are asked for at a context."""
+        return self.context_space is not None
 
     @property
     def has_log_prob(self) -> bool:
@@ -102,12 +176,17 @@ class Target(nn.Module):
 
     # Checked evaluation -------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Checked and counted `log_prob`, `[..., dim] -> [...]`; `-inf` (outside the support) is allowed.
 
+        Args:
+            x: the states, `[..., dim]`.
+            context: of a conditional target: one context `[c]` for all states, one for each row `[n, c]` of states
+                `[n, ..., dim]`, or one for each state `[..., c]`.
+
         Raises:
-            InputError: on a wrong shape or dtype of `x`, when `log_prob` raises, or when it returns a wrong shape,
-                NaN or +inf.
+            InputError: on a wrong shape or dtype of `x`, on a context that is missing, not asked for or of a wrong
+                shape, when `log_prob` raises, or when it returns a wrong shape, NaN or +inf.
         """
         shape = self.space.shape
         if tuple(x.shape[x.ndim - len(shape) :]) != shape or x.ndim < len(shape):
@@ -115,9 +194,10 @@ class Target(nn.Module):
         if not x.is_floating_point():
             raise InputError(f"target {self.name!r}: expected floating point states, got {x.dtype}")
         batch = x.shape[: x.ndim - len(shape)]
+        contexts = self._contexts_of(x, batch, context)
         self.energy_calls += batch.numel()
         try:
-            value = self.log_prob(x)
+            value = self.log_prob(x, *contexts)
         except InputError:
             raise
         except Exception as error:
@@ -140,15 +220,49 @@ class Target(nn.Module):
             )
         return value
 
-    def value_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def check_context(self, context: Any) -> Tensor:
+        """The contexts `[..., c]`, if this target has contexts and they are of its shape.
+
+        Raises:
+            InputError: otherwise.
+        """
+        if self.context_space is None:
+            raise InputError(f"context: target {self.name!r} is not conditional, and takes none")
+        size = self.context_space.dim
+        if not isinstance(context, Tensor) or context.ndim < 1 or context.shape[-1] != size:
+            got = list(context.shape) if isinstance(context, Tensor) else type(context).__name__
+            raise InputError(f"context: expected a tensor [..., {size}] for target {self.name!r}, got {got}")
+        if not context.is_floating_point():
+            raise InputError(f"context: expected floating point values, got {context.dtype}")
+        return context
+
+    def _contexts_of(self, x: Tensor, batch: torch.Size, context: Tensor | None) -> tuple[Tensor, ...]:
+        """What `log_prob` takes beside the states: nothing, or a context `[*batch, c]` for each of them."""
+        if context is None:
+            if self.context_space is None:
+                return ()
+            raise InputError(f"target {self.name!r} is conditional: its density needs a context [n, c], or use given")
+        context = self.check_context(context).to(x)
+        own = context.shape[:-1]
+        if own != batch[: len(own)]:
+            raise InputError(
+                f"context: expected one for each of the states {list(x.shape)}, or one for all, got "
+                f"{list(context.shape)}"
+            )
+        row = context.reshape(*own, *(1,) * (len(batch) - len(own)), -1)
+        return (row.expand(*batch, -1),)
+
+    def value_and_score(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Log density `[...]` and its gradient `[..., dim]`, both detached; counted as values and as gradients.
+
+        Contexts are those of `__call__`.
 
         Raises:
             InputError: as `forward`; also when the gradient cannot be had or is NaN.
         """
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
-            value = self(leaf)
+            value = self(leaf, context)
             if not value.requires_grad:
                 raise InputError(f"target {self.name!r}: log_prob is not differentiable, but its gradient is needed")
             (score,) = torch.autograd.grad(value.sum(), leaf)

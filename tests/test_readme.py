@@ -9,12 +9,14 @@ import pytest
 
 from ebbflow.trainers.cli import main
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+CONDITIONAL = (ROOT / "docs" / "conditional.md").read_text()
 QUICK = {r"iterations=\d+": "iterations=3", r"sample\(1000\)": "sample(10)"}
 
 
-def blocks(language: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = README) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     return [text for name, text in fenced if name == language]
 
 
@@ -32,6 +34,27 @@ def test_the_python_examples_run():
             code = re.sub(pattern, quick, code)
         exec(compile(code, "README.md", "exec"), names)
     assert names["x"].shape == (10, 2)
+
+
+def test_a_conditional_target_takes_the_lines_it_says(tmp_path, monkeypatch, capsys):
+    names: dict[str, object] = {}
+    definition, *rest = blocks("python", CONDITIONAL)
+    few = (
+        "seed=0, evaluation_samples=32, evaluation_contexts=2, anchors={'count': 32, 'contexts': 2, 'temperatures': 5}"
+    )
+    small = {r"sample\(1000,": "sample(10,", "seed=0": few}
+    for code in (definition, *rest):
+        for pattern, quick in (QUICK | small).items():
+            code = re.sub(pattern, quick, code)
+        exec(compile(code, "conditional.md", "exec"), names)
+    assert names["x"].shape == (10, 2)
+    (tmp_path / "family.py").write_text(definition)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    train, sample, _ = "".join(blocks("", CONDITIONAL)).splitlines()
+    small = "--batch-size 8 --contexts-per-batch 2 --anchors.count 32 --anchors.contexts 2 --evaluation-samples 32"
+    assert main(shlex.split(f"{train.replace('2000', '3')} {small}")[1:]) == 0
+    assert main(shlex.split(sample)[1:]) == 0, capsys.readouterr().err
 
 
 def test_commands_are_known(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..agents.origin import Origin
 from ..envs.errors import InputError
 from .checkpoint import save_checkpoint, write_atomically
-from .evaluation import live_numbers
+from .evaluation import contexts_of_evaluation, live_numbers
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -128,7 +128,7 @@ class MetricsLogger(Callback):
         search = trainer.local_search
         row |= {
             "iteration": trainer.iteration,
-            "log_z": float(trainer.agent.log_z.detach()),
+            "log_z": float(self._log_z(trainer)),
             "skipped": trainer.skipped,
             "energy_calls": trainer.energy_calls,
             "gradient_calls": trainer.gradient_calls,
@@ -140,6 +140,11 @@ class MetricsLogger(Callback):
         if self.path is not None:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.COLUMNS).writerow(self.rows[-1])
+
+    def _log_z(self, trainer: "Trainer") -> Any:
+        """The objective's log Z; its mean over the evaluation's contexts for a conditional target."""
+        contexts = contexts_of_evaluation(trainer.agent, trainer.target, trainer.config.evaluation_contexts)
+        return trainer.agent.log_z_given(contexts).detach().mean()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -106,9 +106,12 @@ class Sample(_Command):
     folder: tyro.conf.Positional[Path] = tyro.MISSING
     """Run folder."""
     number: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1000
-    """How many."""
+    """How many; of each context, where there are several."""
+    context: str | None = None
+    """Of a conditional target: the context as numbers with commas between them, or a .npy file of one [c] or several
+    [m, c]."""
     out: Path = Path("samples.npz")
-    """File to write: .npz (arrays x and log_weight) or .nc (ArviZ InferenceData)."""
+    """File to write: .npz (arrays x, log_weight, of a conditional target context) or .nc (ArviZ InferenceData)."""
     seed: int = 0
     """Seed of the sampling."""
 
@@ -123,15 +126,24 @@ class Sample(_Command):
             raise InputError(f"seed: expected a whole number from 0 to below 2^63, got {self.seed!r}")
         import torch
 
+        from .contexts_given import read_contexts
         from .evaluation import sample_agent
         from .run_folder import RunFolder
         from .train import load_run
 
         trainer = load_run(self.folder)
+        agent, target = trainer.evaluated_agent, trainer.target
+        contexts = read_contexts(self.context, target)
         torch.manual_seed(self.seed)
-        drawn = sample_agent(trainer.evaluated_agent, trainer.target, self.number)
-        write_samples(self.out, drawn["x"], drawn["log_weight"], RunFolder(self.folder).load_evaluation())
-        print(f"{self.number} samples of dimension {drawn['x'].shape[1]} in {self.out}")
+        if contexts is None:
+            parts = [sample_agent(agent, target, self.number)]
+        else:
+            contexts = contexts.to(trainer.device, trainer.dtype)
+            parts = [sample_agent(agent.given(c), target.given(c), self.number) for c in contexts]
+            contexts = contexts.repeat_interleave(self.number, dim=0)
+        x, log_weight = (torch.cat([part[name] for part in parts]) for name in ("x", "log_weight"))
+        write_samples(self.out, x, log_weight, RunFolder(self.folder).load_evaluation(), contexts)
+        print(f"{len(x)} samples of dimension {x.shape[1]} in {self.out}")
         return 0
 
 

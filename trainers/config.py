@@ -92,6 +92,8 @@ class AnchorConfig:
     """Langevin moves at each temperature."""
     initial_scale: float = 1.5
     """Standard deviation of the initial Gaussian, in units of the diffusion rate sigma."""
+    contexts: int = 16
+    """Of a conditional target: the number of contexts searched, drawn from its law; they share the particles."""
     samples: str | None = None
     """A .npy file of your own samples `[n, dim]` to use instead of the search, or: exact, for `count` exact samples of
     the target, where it has them."""
@@ -124,7 +126,7 @@ class OptimiserConfig:
     rate: float = 3e-3
     """Learning rate."""
     table_rate: float = 3e-3
-    """Learning rate of the per-step, per-coordinate tables."""
+    """Learning rate of the per-step, per-coordinate tables; of log Z's optimiser: of its network of the context."""
     beta1: float = 0.9
     """Adam's first moment decay."""
     beta2: float = 0.99
@@ -155,6 +157,8 @@ class TrainConfig:
     """Number of training iterations."""
     batch_size: int = 256
     """Trajectories per iteration."""
+    contexts_per_batch: int = 32
+    """Of a conditional target: contexts in a batch, with several trajectories of each. Half of batch_size at most."""
     seed: int = 0
     """Seed of all random numbers."""
     device: str = "cpu"
@@ -216,6 +220,9 @@ class TrainConfig:
     """Iterations between two checkpoints."""
     evaluation_samples: int = 10_000
     """Samples of each kind in the final evaluation."""
+    evaluation_contexts: int = 16
+    """Of a conditional target: contexts that it is evaluated at, drawn from its law with a fixed seed; they share the
+    samples."""
 
     def __post_init__(self) -> None:
         at_least = {
@@ -226,6 +233,9 @@ class TrainConfig:
             "log_every": 1,
             "checkpoint_every": 1,
             "evaluation_samples": 2,
+            "contexts_per_batch": 1,
+            "evaluation_contexts": 1,
+            "anchors.contexts": 1,
             "replay.capacity": 1,
             "anchors.count": 2,
             "anchors.temperatures": 1,

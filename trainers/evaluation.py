@@ -13,6 +13,10 @@ afterwards what they were. Exact samples depend on the seed alone, so that agent
     anchor_log_z, anchor_log_z_stderr                                   what the search for anchors estimated (nats)
     energy_calls, gradient_calls, seconds                               cost of the training, as told by the caller
 
+A conditional agent is evaluated at some contexts, and every number is the mean over them; in addition there is
+
+    contexts                         of each context, the context itself and its own numbers
+
 No key is ever absent; None is a number that is undefined. Strict JSON has no infinity: −inf, which an ELBO honestly is
 when a generated sample hits a density of zero, is a float in Python and null in JSON, and `zero_density_share` > 0 then
 tells it from an unknown one.
@@ -23,6 +27,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -32,6 +37,7 @@ from ..agents.agent import Agent
 from ..envs.errors import InputError, whole_number
 from ..envs.target import Target
 from .checkpoint import write_atomically
+from .metrics.contexts import mean_over_contexts
 from .metrics.coverage import mode_coverage, mode_mass_error, mode_shares
 from .metrics.sandwich import sandwich
 from .metrics.transport import sinkhorn_divergence
@@ -41,6 +47,7 @@ __all__ = [
     "Evaluation",
     "as_json",
     "check_agent",
+    "contexts_of_evaluation",
     "evaluate",
     "exact_samples",
     "live_numbers",
@@ -51,7 +58,7 @@ __all__ = [
     "write_evaluation",
 ]
 
-Evaluation = dict[str, float | int | None]
+Evaluation = dict[str, Any]  # float | int | None, and `contexts` a list of such
 
 # Paths in a chunk, and numbers in their states, at most; networks take some hundred bytes for each of these numbers.
 _PATHS_PER_CHUNK = 2_000
@@ -61,6 +68,7 @@ _NUMBERS_PER_CHUNK = 2_000_000
 _STREAM = 0x0EBB_F10A
 
 _SINKHORN_POINTS = 1_000
+_LIVE_CONTEXTS = 8
 
 # From where on a number is not to be trusted, or says so about others.
 _WORST_KHAT = 0.7
@@ -104,10 +112,20 @@ def looking_on(agent: Agent, target: Target | None, seed: int) -> Iterator[None]
                 target.energy_calls, target.gradient_calls = calls
 
 
+def contexts_of_evaluation(agent: Agent, target: Target, n: int, seed: int = 0) -> Tensor | None:
+    """`n` contexts `[n, c]` of the target's law, which depend on the seed alone; None of an unconditional target."""
+    if not target.is_conditional:
+        return None
+    with looking_on(agent, target, seed):
+        return target.check_context(target.sample_context(n)).detach().to(agent.log_z)
+
+
 def sample_agent(
     agent: Agent, target: Target | None = None, n: int = 1_000, chunk: int | None = None
 ) -> dict[str, Tensor]:
     """Generated samples and, given a density, their log importance weights.
+
+    Of a conditional agent, pass `agent.given(context)` and `target.given(context)`.
 
     Random numbers come from torch's global generator, and the target counts its calls.
 
@@ -172,6 +190,7 @@ def evaluate(
     samples: int = 10_000,
     chunk: int | None = None,
     seed: int = 0,
+    contexts: Tensor | int = 16,
     require_eubo: bool = False,
     anchor_log_z: float | None = None,
     anchor_log_z_stderr: float | None = None,
@@ -189,6 +208,8 @@ def evaluate(
         chunk: how many paths are held in memory at a time, >= 1, by default what fits into some hundred megabytes;
             changes the random numbers of the paths, not what is estimated.
         seed: seed of the evaluation, >= 0.
+        contexts: of a conditional target, the contexts to evaluate at, `[m, c]`, or how many to draw from its law (with
+            the seed); they share the samples.
         require_eubo: raise where the EUBO cannot be had, instead of returning None.
         anchor_log_z, anchor_log_z_stderr: estimate of the search that found the anchors, passed on.
         energy_calls, gradient_calls, seconds: cost of the training, passed on as they are.
@@ -213,6 +234,17 @@ def evaluate(
     if require_eubo:
         target.require_sample("EUBO")
         target.require_log_prob("EUBO")
+    cost = {"energy_calls": energy_calls, "gradient_calls": gradient_calls, "seconds": seconds}
+    if target.is_conditional:
+        rows = contexts if isinstance(contexts, Tensor) else contexts_of_evaluation(agent, target, contexts, seed)
+        assert rows is not None
+        each = max(2, samples // len(rows))
+        found = [
+            evaluate(agent.given(row), target.given(row), samples=each, chunk=chunk, seed=(seed + i) % 2**32)
+            for i, row in enumerate(target.check_context(rows), start=1)
+        ]
+        listed = [{"context": row.tolist()} | one for row, one in zip(rows, found, strict=True)]
+        return mean_over_contexts(found) | cost | {"contexts": listed}
     exact: Tensor | None = None
     destroyed: Tensor | None = None
     with looking_on(agent, target, seed):
@@ -242,9 +274,7 @@ def evaluate(
         "samples": samples,
         "anchor_log_z": anchor_log_z,
         "anchor_log_z_stderr": anchor_log_z_stderr,
-        "energy_calls": energy_calls,
-        "gradient_calls": gradient_calls,
-        "seconds": seconds,
+        **cost,
     }
 
 
@@ -270,6 +300,11 @@ def live_numbers(agent: Agent, target: Target, samples: int, *, seed: int = 0) -
     target.require_log_prob("evaluation")
     check_agent(agent, target)
     whole_number("samples", samples, least=2)
+    contexts = contexts_of_evaluation(agent, target, _LIVE_CONTEXTS)
+    if contexts is not None:  # the same ones every time, so that their log Z does not make noise
+        each = max(2, samples // _LIVE_CONTEXTS)
+        rows = [live_numbers(agent.given(c), target.given(c), each, seed=seed + i) for i, c in enumerate(contexts)]
+        return mean_over_contexts(rows)
     destroyed = None
     with looking_on(agent, target, seed):
         if target.can_sample:
@@ -355,8 +390,15 @@ def as_json(evaluation: Evaluation) -> str:
           "samples": 10
         }
     """
-    finite = {key: value if value is None or math.isfinite(value) else None for key, value in evaluation.items()}
-    return json.dumps(finite, indent=2, allow_nan=False)
+    return json.dumps(_finite(evaluation), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_evaluation(path: str | Path, evaluation: Evaluation) -> None:
@@ -383,6 +425,11 @@ def check_agent(agent: Agent, target: Target | None) -> None:
     """Raise an InputError for an agent with parameters that are not finite, or of another space than the target's."""
     if target is not None and target.space.shape != agent.space.shape:
         raise InputError(f"target {target.name!r} has states in {target.space}, but the agent's are in {agent.space}")
+    if target is not None and target.context_space != agent.free_context_space:
+        raise InputError(
+            f"target {target.name!r} has contexts in {target.context_space}, but the agent's are in "
+            f"{agent.free_context_space}"
+        )
     for name, parameter in agent.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise InputError(f"agent: parameter {name} is not finite; its training has diverged")

@@ -30,23 +30,36 @@ def to_arviz(x: Tensor, log_weight: Tensor, evaluation: dict[str, Any] | None = 
         posterior={"x": x.cpu().numpy()[None]}, sample_stats={"log_weight": log_weight.cpu().numpy()[None]}
     )
     for name, value in (evaluation or {}).items():
-        if value is not None:
+        if value is not None and not isinstance(value, list):
             data.posterior.attrs[name] = value
     return data
 
 
-def write_samples(path: Path, x: Tensor, log_weight: Tensor, evaluation: dict[str, Any] | None = None) -> None:
+def write_samples(
+    path: Path,
+    x: Tensor,
+    log_weight: Tensor,
+    evaluation: dict[str, Any] | None = None,
+    context: Tensor | None = None,
+) -> None:
     """Write samples `[n, dim]` and log weights `[n]` as .npz (`x`, `log_weight`) or .nc (ArviZ), by the file's ending.
 
+    Contexts `[n, c]`, one for each sample, go into .npz as `context`; a .nc file holds samples of one context.
+
     Raises:
-        InputError: for another ending, or when ArviZ is needed and not installed.
+        InputError: for another ending, for several contexts in a .nc file, or when ArviZ is needed and not installed.
     """
     check_ending(path)
+    if path.suffix == ".nc" and context is not None and len(context.unique(dim=0)) > 1:
+        raise InputError("out: expected a file name ending in .npz for samples of several contexts")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         if path.suffix == ".npz":
-            numpy.savez_compressed(temporary, x=x.cpu().numpy(), log_weight=log_weight.cpu().numpy())
+            columns: dict[str, Any] = {"x": x.cpu().numpy(), "log_weight": log_weight.cpu().numpy()}
+            if context is not None:
+                columns["context"] = context.cpu().numpy()
+            numpy.savez_compressed(temporary, **columns)
         else:
             to_arviz(x, log_weight, evaluation).to_netcdf(str(temporary))
         temporary.replace(path)

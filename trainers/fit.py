@@ -37,7 +37,8 @@ class FitResult:
 
     @property
     def log_z(self) -> float:
-        """Importance-weighted estimate of the log normalising constant, nats."""
+        """Importance-weighted estimate of the log normalising constant, nats; of a conditional target the mean over the
+        contexts of the evaluation, which lists them one by one under `contexts`."""
         return self.evaluation["log_z"]
 
     @property
@@ -50,16 +51,23 @@ class FitResult:
         """Reasons not to trust the result, one sentence each; empty where none was found."""
         return warnings_of(self.evaluation)
 
-    def sample(self, n: int) -> Tensor:
-        """`n` independent samples of the generation policy, `[n, dim]`."""
-        return sample_agent(self.trainer.evaluated_agent, self.trainer.target, n)["x"]
+    def sample(self, n: int, context: Any = None) -> Tensor:
+        """`n` independent samples of the generation policy, `[n, dim]`; of a conditional one at a `context` `[c]`."""
+        return self.weighted_sample(n, context)[0]
 
-    def weighted_sample(self, n: int) -> tuple[Tensor, Tensor]:
-        """`n` samples `[n, dim]` with their log importance weights `[n]`, for unbiased estimates."""
-        drawn = sample_agent(self.trainer.evaluated_agent, self.trainer.target, n)
+    def weighted_sample(self, n: int, context: Any = None) -> tuple[Tensor, Tensor]:
+        """`n` samples `[n, dim]` with their log importance weights `[n]`, for unbiased estimates.
+
+        The mean weight at a context `[c]` is an unbiased estimate of Z(c).
+        """
+        agent, target = self.trainer.evaluated_agent, self.trainer.target
+        if context is not None:
+            row = torch.as_tensor(context, dtype=self.trainer.dtype)
+            agent, target = agent.given(row), target.given(row.to(self.trainer.device))
+        drawn = sample_agent(agent, target, n)
         return drawn["x"], drawn["log_weight"]
 
-    def to_arviz(self, n: int = 1000) -> Any:
+    def to_arviz(self, n: int = 1000, context: Any = None) -> Any:
         """An ArviZ InferenceData of `n` samples (group `posterior`, variable `x`, one chain) with log weights.
 
         Raises:
@@ -67,17 +75,18 @@ class FitResult:
         """
         from .export import to_arviz
 
-        x, log_weight = self.weighted_sample(n)
+        x, log_weight = self.weighted_sample(n, context)
         return to_arviz(x, log_weight, self.evaluation)
 
 
 def fit(
-    log_prob: Callable[[Tensor], Tensor] | Target | str,
+    log_prob: Callable[..., Tensor] | Target | str,
     *,
     dim: int | None = None,
     scale: float | None = None,
     config: TrainConfig | None = None,
     samples: Tensor | None = None,
+    contexts: Tensor | None = None,
     progress: bool = False,
     **settings: Any,
 ) -> FitResult:
@@ -89,6 +98,7 @@ def fit(
         scale: typical length (about the standard deviation of a coordinate); 1 for a plain function.
         config: all settings; by default those of `TrainConfig()`.
         samples: samples of your own `[n, dim]` as anchors, for example of a Markov chain, instead of the search.
+        contexts: for a plain function of states and contexts, `[n, dim], [n, c] -> [n]`: rows `[m, c]` to train on.
         progress: draw a progress bar, in a terminal or notebook.
         settings: fields of `TrainConfig` by name, for example `steps=5, iterations=2000, seed=0`; nested ones as a
             table of those to change, `agent={"width": 32}`, or as a whole, `agent=AgentConfig(width=32)`.
@@ -122,7 +132,9 @@ def fit(
     else:
         if dim is None:
             raise InputError("dim: needed for a plain log density, got None")
-        target = CallableTarget(log_prob, dim, scale=1.0 if scale is None else scale)
+        target = CallableTarget(log_prob, dim, scale=1.0 if scale is None else scale, contexts=contexts)
+    if contexts is not None and not isinstance(target, CallableTarget):
+        raise InputError(f"contexts: target {target.name!r} has its own, or none; they are for a plain log density")
     values["target"] = target.name
     trainer = Trainer(target, TrainConfig.from_dict(values, origin="fit"))
     if samples is not None:

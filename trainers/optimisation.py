@@ -32,7 +32,9 @@ class Optimisers:
     """Adam per policy: rates, warm-up and decay, and clipping are each optimiser's own.
 
     A shared backbone belongs to the generation optimiser and receives the gradients of both losses. With a single
-    optimiser, both policies take the rates of `generation`, and are clipped by the norm of their joint gradient.
+    optimiser, both policies take the rates of `generation`, and are clipped by the norm of their joint gradient. The
+    network for log Z(c) of a conditional agent belongs to the optimiser of log Z, at its `table_rate`: a rate that
+    suits one number is too fast for a network.
 
     Args:
         agent: whose parameters are trained.
@@ -58,9 +60,11 @@ class Optimisers:
         if agent.destruction_backbone is not None:
             destruction += agent.destruction_backbone.parameters()
         generation = [*agent.backbone.parameters(), *agent.generation.parameters()]
+        log_z = [agent.log_z, *(() if agent.log_z_network is None else agent.log_z_network.parameters())]
         if single:
             generation, destruction = generation + destruction, []
         tables = {id(p) for name, p in agent.named_parameters() if name.endswith("table")}
+        tables |= {id(p) for p in log_z[1:]}
 
         def adam(parameters: list[nn.Parameter], config: OptimiserConfig) -> Adam:
             plain = [p for p in parameters if id(p) not in tables]
@@ -71,7 +75,7 @@ class Optimisers:
             return Adam(groups, betas=(config.beta1, config.beta2), foreach=True)
 
         flow = [] if agent.flow is None else [*agent.flow.parameters()]
-        parts = {"generation": generation, "log_z": [agent.log_z], "destruction": destruction, "flow": flow}
+        parts = {"generation": generation, "log_z": log_z, "destruction": destruction, "flow": flow}
         self.optimisers = {name: adam(part, configs[name]) for name, part in parts.items() if part}
         self.schedulers = {
             name: LambdaLR(optimiser, _schedule(configs[name], iterations))

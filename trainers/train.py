@@ -85,6 +85,7 @@ def evaluate_run(trainer: Trainer, *, samples: int | None = None, seed: int = 0)
         trainer.evaluated_agent,
         trainer.target,
         samples=samples or trainer.config.evaluation_samples,
+        contexts=trainer.config.evaluation_contexts,
         seed=seed,
         anchor_log_z=None if anchors is None else _known(anchors.log_z),
         anchor_log_z_stderr=None if anchors is None else _known(anchors.log_z_stderr),

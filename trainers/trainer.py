@@ -26,12 +26,14 @@ from ..agents.exploration import NOT_WIDENED, Exploration, Widening
 from ..agents.origin import Origin
 from ..buffers.anchors import Anchors
 from ..buffers.annealing import annealed_smc
+from ..buffers.conditional_annealing import annealed_smc_by_context
 from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
 from ..buffers.replay import Replay
 from ..envs.errors import InputError
 from ..envs.target import Target
 from .callbacks import Callback
 from .config import TrainConfig
+from .context_batch import contexts_of_new_rows, share_of_contexts
 from .evaluation import check_agent
 from .objectives.catalogue import get_objective
 from .objectives.joint_loss import JointLoss
@@ -90,6 +92,13 @@ class Trainer:
         self.target = target.to(self.device, self.dtype)
         if anchors is not None and anchors.states.shape[1:] != target.space.shape:
             raise InputError(f"anchors: expected states [n, {target.space.dim}], got {list(anchors.states.shape)}")
+        if target.is_conditional and 2 * config.contexts_per_batch > config.batch_size:
+            raise InputError(
+                f"contexts_per_batch: expected at most half of batch_size = {config.batch_size}, so that there are two "
+                f"trajectories of each, got {config.contexts_per_batch}"
+            )
+        if anchors is not None and (anchors.contexts is not None) != target.is_conditional:
+            raise InputError("anchors: expected to have contexts for a conditional target, and only for one")
         found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
         self._calls_before = target.energy_calls - found[0], target.gradient_calls - found[1]
         generation = get_objective(config.objective, subtb_lambda=config.subtb_lambda)
@@ -150,7 +159,14 @@ class Trainer:
         torch.set_default_dtype(self.dtype)
         try:
             config = self.config
-            return build_agent(self.target.space, scale=self._scale, steps=config.steps, config=config.agent, flow=flow)
+            return build_agent(
+                self.target.space,
+                scale=self._scale,
+                steps=config.steps,
+                config=config.agent,
+                context_space=self.target.context_space,
+                flow=flow,
+            )
         finally:
             torch.set_default_dtype(before)
 
@@ -213,7 +229,8 @@ class Trainer:
         if self.anchors is None and config.replay.share > 0 and config.anchors.share > 0:
             self.anchors = self._find_anchors()
         with torch.no_grad():
-            paths = self._collect(config.batch_size)
+            context = self._new_contexts(config.batch_size, config.contexts_per_batch, ())
+            paths = self._collect(config.batch_size, context=context)
             inside = paths["log_reward"] > config.log_reward_floor
             paths["log_reward"] *= self.exploration.inverse_temperature_at(0.0)
             log_ratio = self.agent.log_ratio(paths)
@@ -233,20 +250,23 @@ class Trainer:
         config = self.config.anchors
         if config.samples == "exact":
             self.target.require_sample("anchors.samples: exact")
-            samples = self.target.sample(config.count).to(self.device, self.dtype)
-            return Anchors.from_samples(self.target, samples)
+            contexts = self._new_contexts(config.count, config.contexts, ())
+            samples = self.target.sample(config.count, *(() if contexts is None else (contexts,)))
+            return Anchors.from_samples(self.target, samples.to(self.device, self.dtype), contexts)
         if config.samples is not None:
             return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
         sigma = self._scale if self.config.agent.sigma is None else self.config.agent.sigma
-        return annealed_smc(
-            self.target,
-            config.count,
-            initial_std=config.initial_scale * sigma,
-            temperatures=config.temperatures,
-            moves=config.moves,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        settings: dict[str, Any] = {
+            "initial_std": config.initial_scale * sigma,
+            "temperatures": config.temperatures,
+            "moves": config.moves,
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+        if self.target.is_conditional:
+            contexts = contexts_of_new_rows(self.target, config.contexts, config.contexts).to(self.device, self.dtype)
+            return annealed_smc_by_context(self.target, contexts, config.count, **settings)
+        return annealed_smc(self.target, config.count, **settings)
 
     def step(self) -> TensorDict:
         """One iteration; returns the losses, and the log-ratios that became priorities.
@@ -256,10 +276,19 @@ class Trainer:
         """
         progress = self.iteration / self.config.iterations
         from_replay, from_anchors = self._remembered_counts()
-        rows = self.config.batch_size - from_replay - from_anchors
-        new = self._new_paths(rows, self.exploration.widening_at(progress))
-        drawn = self.replay.draw(from_replay) if from_replay else None
-        batch = TensorDict.cat([new, *self._remembered_paths(drawn, from_anchors)])
+        count = self.config.batch_size - from_replay - from_anchors
+        widening = self.exploration.widening_at(progress)
+        if self.target.is_conditional:  # new paths go to the contexts of remembered ones, so these are drawn first
+            drawn, anchored = self._draw(from_replay, from_anchors)
+            fresh = share_of_contexts(self.config.contexts_per_batch, count, self.config.batch_size)
+            context = self._new_contexts(
+                count, fresh, [rows["context"] for rows in (drawn, anchored) if rows is not None]
+            )
+            new = self._new_paths(count, widening, context)
+        else:
+            new = self._new_paths(count, widening)
+            drawn, anchored = self._draw(from_replay, from_anchors)
+        batch = TensorDict.cat([new, *self._remembered_paths(drawn, anchored)])
         if drawn is not None and self.config.replay.beta > 0:
             ones = drawn["weight"].new_ones
             batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
@@ -267,7 +296,8 @@ class Trainer:
         inverse_temperature = self.exploration.inverse_temperature_at(progress)
         batch["log_reward"] = batch["log_reward"] * inverse_temperature
         if self.objective.needs_log_density:
-            between = self.target(batch["state"][:, 1:-1].detach()).detach()  # [B, T-1]
+            inner = batch["state"][:, 1:-1].detach()
+            between = self.target(inner, batch.get("context", None)).detach()  # [B, T-1]
             batch["log_density"] = between.clamp_min(self.config.log_reward_floor) * inverse_temperature
         if self.config.residual_bound is not None:
             # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
@@ -282,6 +312,7 @@ class Trainer:
         else:
             self.skipped += 1
         log_ratio = losses["log_ratio"]
+        log_ratio = self._within_context(log_ratio, batch.get("context", None))
         if drawn is not None:
             self.replay.update(drawn["index"], log_ratio[len(new) : len(new) + from_replay])
         if self.config.replay.share > 0:
@@ -289,6 +320,13 @@ class Trainer:
         if self.local_search is not None and (self.iteration + 1) % self.config.local_search.every == 0:
             self._search(self.local_search, self.exploration.inverse_temperature_at(progress))
         return losses.detach()
+
+    def _within_context(self, log_ratio: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """Log-ratios `[n]` that may be compared, as priorities do: D + log Z(c) where log Z depends on the context."""
+        if context is None:
+            return log_ratio
+        with torch.no_grad():
+            return log_ratio + self.agent.log_z_given(context)
 
     def _search(self, search: LocalSearch, inverse_temperature: float) -> None:
         """Move remembered states, which makes new rows of those that moved, and anchors, which takes their place."""
@@ -299,23 +337,27 @@ class Trainer:
         if from_replay:
             drawn = self.replay.draw(from_replay)
             state = drawn["state"] if self.config.replay.contents == "terminal" else drawn["state"][:, -1]
-            parts.append((state, drawn["log_reward"]))
+            parts.append((state, drawn["log_reward"], drawn.get("context", None)))
         if self.anchors is not None and from_anchors:
             index = torch.randperm(len(self.anchors), device=self.device)[:from_anchors]
-            parts.append((self.anchors.states[index], self.anchors.log_reward[index]))
+            contexts = self.anchors.contexts
+            own = None if contexts is None else contexts[index]
+            parts.append((self.anchors.states[index], self.anchors.log_reward[index], own))
         if not parts:
             return
-        before, log_reward = (torch.cat(columns) for columns in zip(*parts, strict=True))
-        states, log_reward = search.run(before, log_reward)
+        before, log_reward = (torch.cat([part[i] for part in parts]) for i in range(2))
+        context = torch.cat([part[2] for part in parts]) if self.target.is_conditional else None
+        states, log_reward = search.run(before, log_reward, context)
         if self.anchors is not None and from_anchors:
             self.anchors = self.anchors.refreshed(index, states[from_replay:], log_reward[from_replay:])
         moved = (states != before).any(dim=-1)
         moved[from_replay:] = False
         if bool(moved.any()):
-            paths = self.agent.destroy(states[moved], self.target, log_reward[moved])
+            own = None if context is None else context[moved]
+            paths = self.agent.destroy(states[moved], self.target, log_reward[moved], context=own)
             with torch.no_grad():
                 log_probs = self.agent.path_log_probs(paths)
-            log_ratio = log_probs.log_ratio(inverse_temperature * paths["log_reward"])
+            log_ratio = self._within_context(log_probs.log_ratio(inverse_temperature * paths["log_reward"]), own)
             self._remember(paths, log_ratio, Origin.LOCAL_SEARCH)
 
     def _check_rows(self) -> None:
@@ -351,22 +393,52 @@ class Trainer:
         from_anchors = 0 if self.anchors is None else round(remembered * self.config.anchors.share)
         return (remembered - from_anchors if len(self.replay) else 0), from_anchors
 
-    def _new_paths(self, n: int, widening: Widening) -> TensorDict:
+    def _draw(self, from_replay: int, from_anchors: int) -> tuple[TensorDict | None, TensorDict | None]:
+        """Rows of the next batch from the agent's own memory, and from the anchors."""
+
+        def contexts(rows: int) -> int | None:
+            if not self.target.is_conditional:
+                return None
+            return share_of_contexts(self.config.contexts_per_batch, rows, self.config.batch_size)
+
+        drawn = self.replay.draw(from_replay, contexts(from_replay)) if from_replay else None
+        anchored = None
+        if self.anchors is not None and from_anchors:
+            anchored = self.anchors.draw(from_anchors, contexts(from_anchors))
+        return drawn, anchored
+
+    def _new_contexts(self, n: int, fresh: int, remembered: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Contexts `[n, c]` of new paths; None of an unconditional target."""
+        if not self.target.is_conditional:
+            return None
+        return contexts_of_new_rows(self.target, n, fresh, torch.cat(list(remembered)) if remembered else None)
+
+    def _new_paths(self, n: int, widening: Widening, context: torch.Tensor | None = None) -> TensorDict:
         """`n` new paths: on-policy for the objectives that need that, and the others widened by exploration.
 
-        Where one objective of two needs on-policy paths, each kind is half of them.
+        Where one objective of two needs on-policy paths, each kind is half of them, and each kind has all contexts.
         """
         on_policy = math.ceil(n * self.objective.on_policy_share) if widening != NOT_WIDENED else n
+        first, second = (None, None) if context is None else (context[:on_policy], context[on_policy:])
         parts = []
         if on_policy:
-            parts.append(self._collect(on_policy, differentiable=self.objective.follows_paths))
+            parts.append(self._collect(on_policy, context=first, differentiable=self.objective.follows_paths))
         if on_policy < n:
-            parts.append(self._collect(n - on_policy, widening))
+            parts.append(self._collect(n - on_policy, widening, context=second))
         return TensorDict.cat(parts)
 
-    def _collect(self, n: int, widening: Widening = NOT_WIDENED, *, differentiable: bool = False) -> TensorDict:
+    def _collect(
+        self,
+        n: int,
+        widening: Widening = NOT_WIDENED,
+        *,
+        context: torch.Tensor | None = None,
+        differentiable: bool = False,
+    ) -> TensorDict:
         """New paths of the generation policy, widened and pushed by exploration."""
-        paths = self.agent.generate(n, self.target, **widening._asdict(), differentiable=differentiable)
+        paths = self.agent.generate(
+            n, self.target, context=context, **widening._asdict(), differentiable=differentiable
+        )
         paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
         return self._from(paths, Origin.ON_POLICY if widening == NOT_WIDENED else Origin.OFF_POLICY)
 
@@ -378,24 +450,27 @@ class Trainer:
         inside = paths["log_reward"] > self.config.log_reward_floor
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
         columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
+        if self.target.is_conditional:
+            columns["context"] = paths["context"]
         self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside], origin)
 
-    def _remembered_paths(self, drawn: TensorDict | None, from_anchors: int) -> list[TensorDict]:
+    def _remembered_paths(self, drawn: TensorDict | None, anchored: TensorDict | None) -> list[TensorDict]:
         """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed."""
         parts: list[TensorDict] = []
         terminal = []
         if drawn is not None and self.config.replay.contents == "path":
-            paths = drawn.select("state", "log_reward")
+            paths = drawn.select("state", "log_reward", "context", strict=False)
             if self.agent.needs_score:
-                paths["score"] = self.target.value_and_score(paths["state"])[1]
+                paths["score"] = self.target.value_and_score(paths["state"], paths.get("context", None))[1]
             parts.append(self._from(paths, Origin.OFF_POLICY))
         elif drawn is not None:
-            terminal.append(drawn.select("state", "log_reward", "origin"))
-        if self.anchors is not None and from_anchors:
-            terminal.append(self._from(self.anchors.draw(from_anchors), Origin.DATA))
+            terminal.append(drawn.select("state", "log_reward", "origin", "context", strict=False))
+        if anchored is not None:
+            terminal.append(self._from(anchored, Origin.DATA))
         if terminal:
             rows = TensorDict.cat(terminal)
-            paths = self.agent.destroy(rows["state"], self.target, rows["log_reward"])
+            context = rows.get("context", None)
+            paths = self.agent.destroy(rows["state"], self.target, rows["log_reward"], context=context)
             parts.append(paths.set("origin", rows["origin"]))
         return parts
 

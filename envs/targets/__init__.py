@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "banana": ["Banana"],
         "callable": ["CallableTarget"],
+        "conditional_mixture": ["ConditionalMixture"],
         "covariance_mixture": ["CovarianceMixture", "gmm_wishart"],
         "cox_process": ["CoxProcess", "whitened_cox_process"],
         "distorted_many_well": ["DistortedManyWell"],
@@ -20,5 +21,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "ring": ["ring"],
         "rosenbrock": ["Rosenbrock"],
         "student_t": ["StudentTMixture", "student_t"],
+        "vae_posterior": ["Decoder", "VAEPosterior"],
     },
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...agents.agent import Agent
 from ...envs.target import Target
-from ..evaluation import check_agent, looking_on
+from ..evaluation import check_agent, contexts_of_evaluation, looking_on
 from .drawn import draw_paths
 from .paths import paths_figure
 from .samples import samples_figure
@@ -30,6 +30,8 @@ def write_figures(
     - `training.png`: bounds, ESS and losses along the training; only if `metrics` hold any number.
     - `weights.png`: log-weights of generated and of destroyed paths; only for a target with a density.
     - `paths.png`: both policies step by step.
+
+    Those of a conditional target are drawn at one context of its law.
 
     Args:
         folder: where to; made if it does not exist.
@@ -55,13 +57,16 @@ def write_figures(
         ['samples.png', 'weights.png', 'paths.png']
     """
     check_agent(agent, target)
+    contexts = contexts_of_evaluation(agent, target, 1, seed)
+    if contexts is not None:
+        agent, target = agent.given(contexts[0]), target.given(contexts[0])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with looking_on(agent, target, seed):
         drawn = draw_paths(agent, target)
         figures = {
             "samples": samples_figure(drawn, agent, target),
-            "training": training_figure(metrics or [], target.log_z),
+            "training": training_figure(metrics or [], None if contexts is not None else target.log_z),
             "weights": weights_figure(drawn, target),
             "paths": paths_figure(drawn, target),
         }

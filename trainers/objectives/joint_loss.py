@@ -22,6 +22,7 @@ from torchrl.objectives import LossModule
 
 from ...agents.agent import Agent, PathLogProbs
 from ...envs.errors import InputError
+from .context_centre import context_groups
 from .path_objective import PathObjective, PathTerms
 from .residual import Residual, weighted_mean
 
@@ -53,7 +54,7 @@ class JointLoss(LossModule):
 
     In keys: a trajectory (`state`, `log_reward`, `score` where the agent reads it, `log_density` where its flow does),
     `origin` where an objective may not learn from every row, and optionally `weight` `[B]`, the importance correction
-    of replay.
+    of replay. A conditional agent reads `context` `[B, c]`; rows with equal ones are a group, and log Z is log Z(c).
 
     Out keys: `loss_generation`, `loss_destruction`, `loss_log_z`, `loss_flow`, all scalars (zero where there is nothing
     to learn, or no row to learn from), and `log_ratio`, the detached online D `[B]` from which new priorities are made.
@@ -123,7 +124,7 @@ class JointLoss(LossModule):
         """Losses of a batch of trajectories (class docstring)."""
         paths = tensordict.detach()  # only an objective that follows paths sees their graph
         with self.agent_params.to_module(self.agent):
-            log_z = self.agent.log_z
+            log_z = self.agent.log_z_given(paths.get("context", None))
             features = self.agent.path_features(paths)  # nothing to learn in them: computed once for all passes
             online = self.agent.path_log_probs(paths, features, trunk=self.trunk)
             log_flow = self.agent.path_log_flow(paths, features, log_z.detach()) if self.needs_flow else None
@@ -134,8 +135,9 @@ class JointLoss(LossModule):
                 lagging = self.agent.path_log_probs(paths, features)
             seen |= {policy: lagging for policy in seen if self._lags(policy)}
 
+        group = None if self.agent.context_space is None else context_groups(paths)
         everything = PathTerms(
-            *fixed, paths["log_reward"], log_z.detach(), self._residual(), paths.get("weight", None), log_flow
+            *fixed, paths["log_reward"], log_z.detach(), self._residual(), paths.get("weight", None), log_flow, group
         )
         now = replace(everything, log_flow=None if log_flow is None else log_flow.detach())
         terms = {
@@ -152,10 +154,16 @@ class JointLoss(LossModule):
             if policy == "generation" and objective.follows_paths:
                 given = self._followed(tensordict if rows is None else tensordict[rows], given)
             losses[f"loss_{policy}"] = objective.loss_of_paths(given)
-        losses["loss_log_z"] = (log_z + weighted_mean(log_ratio, now.weight)).square()
+        losses["loss_log_z"] = self._loss_log_z(log_z, now)
         for objective in {objective for objective in self.objectives.values() if objective.needs_flow}:
             losses["loss_flow"] = losses["loss_flow"] + objective.loss_of_paths(everything)
         return TensorDict({**losses, "log_ratio": log_ratio}, batch_size=[])
+
+    def _loss_log_z(self, log_z: Tensor, terms: PathTerms) -> Tensor:
+        if terms.group is None:
+            return (log_z + weighted_mean(terms.log_ratio, terms.weight)).square()
+        # The same gradient where nothing is bounded; a network does not get over outliers as one number does.
+        return weighted_mean(terms.residual(log_z + terms.log_ratio), terms.weight)
 
     def _residual(self) -> Residual:
         return Residual(self.residual, self.residual_bound)

@@ -35,6 +35,8 @@ class PathTerms:
         log_z: log Z, detached, broadcastable to `[B]`.
         residual: how residuals are counted.
         weight: importance correction of each row, `[B]`, or None for equal weights.
+        group: of a conditional agent, which rows share a context, `[B]` (`context_groups`); what is compared between
+            rows is compared within a group, for log Z differs from one to the next.
         log_flow: log F of x_1 … x_{T−1}, `[B, T-1]`, where the objective needs it; detached while a policy is trained.
     """
 
@@ -46,6 +48,7 @@ class PathTerms:
     residual: Residual
     weight: Tensor | None = None
     log_flow: Tensor | None = None
+    group: Tensor | None = None
 
     @property
     def log_ratio(self) -> Tensor:
@@ -71,6 +74,7 @@ class PathTerms:
             log_z=self.log_z.expand_as(self.initial)[rows],
             weight=None if self.weight is None else self.weight[rows],
             log_flow=None if self.log_flow is None else self.log_flow[rows],
+            group=None if self.group is None else self.group[rows],
         )
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...envs.errors import InputError
+from .context_centre import group_mean, group_median
 
 __all__ = ["RESIDUALS", "Residual", "weighted_mean"]
 
@@ -74,15 +75,24 @@ class Residual:
         """ℓ of residuals of any shape."""
         return self.forms[0](residual, self.bound)
 
-    def center(self, values: Tensor, weight: Tensor | None, iterations: int = 10) -> Tensor:
-        """Detached centre of `values` `[B]` that minimises the mean of ℓ around it: the mean, or a robust one."""
+    def center(
+        self, values: Tensor, weight: Tensor | None, group: Tensor | None = None, iterations: int = 10
+    ) -> Tensor:
+        """Detached centre of `values` `[B]` that minimises the mean of ℓ around it: the mean, or a robust one.
+
+        With groups `[B]`, every row has the centre of its own group, `[B]`.
+        """
+
+        def mean(values: Tensor) -> Tensor:
+            return weighted_mean(values, weight) if group is None else group_mean(values, weight, group)
+
         values = values.detach()
         loss, half_slope = self.forms
         if loss is RESIDUALS["squared"][0]:
-            return weighted_mean(values, weight)
-        center = values.median()
+            return mean(values)
+        center = values.median() if group is None else group_median(values, group)
         for _ in range(iterations):
-            center = center + weighted_mean(half_slope(values - center, self.bound), weight)
+            center = center + mean(half_slope(values - center, self.bound))
         return center
 
 

@@ -1,16 +1,17 @@
 r"""Reverse KL by the log-derivative trick: ∇ E_{p→}[D] = E[(D − b)·∇ Σ log p→ − ∇ Σ log p←], b a baseline.
 
 The baseline of a row is the mean D of the other rows (leave-one-out: no bias; the mean of all rows would give the same
-gradient times (B − 1)/B). Paths must be on-policy but need no graph: any density will do, and memory is that of
-trajectory balance. For generation, on the same on-policy rows, it is VarGrad's gradient times B/(2(B − 1)); for
-destruction it is that of trajectory likelihood maximisation, and VarGrad's is another one. Sources: arXiv 2506.10982;
-arXiv 1402.0030 (baselines).
+gradient times (B − 1)/B); for a conditional target, of the other rows of its context. Paths must be on-policy but need
+no graph: any density will do, and memory is that of trajectory balance. For generation, on the same on-policy rows, it
+is VarGrad's gradient times B/(2(B − 1)); for destruction it is that of trajectory likelihood maximisation, and
+VarGrad's is another one. Sources: arXiv 2506.10982; arXiv 1402.0030 (baselines).
 """
 
 from typing import ClassVar
 
 from torch import Tensor
 
+from .context_centre import group_mean, group_sizes
 from .path_objective import PathObjective, PathTerms, Rows
 from .residual import weighted_mean
 
@@ -35,7 +36,11 @@ class ReverseKLLogDerivative(PathObjective):
     def loss_of_paths(self, terms: PathTerms) -> Tensor:
         """The surrogate whose gradient it is, shifted to the value E[D] + log Z."""
         log_ratio = terms.log_ratio.detach()
-        n = max(2, log_ratio.shape[0])
-        advantage = (log_ratio - weighted_mean(log_ratio, terms.weight)) * (n / (n - 1))
+        if terms.group is None:
+            n, center = log_ratio.new_tensor(log_ratio.shape[0]), weighted_mean(log_ratio, terms.weight)
+        else:
+            n, center = group_sizes(terms.group).to(log_ratio), group_mean(log_ratio, terms.weight, terms.group)
+        n = n.clamp_min(2)
+        advantage = (log_ratio - center) * (n / (n - 1))
         surrogate = weighted_mean(advantage * terms.generation.sum(-1) - terms.destruction.sum(-1), terms.weight)
         return surrogate + (weighted_mean(log_ratio + terms.log_z, terms.weight) - surrogate).detach()

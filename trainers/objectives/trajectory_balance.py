@@ -1,7 +1,8 @@
 r"""Trajectory balance: E[(D(τ) + log Z)²], with a learned log Z.
 
 Off-policy safe: any behaviour with full support has its minimum at D constant = −log Z. The gradient of log Z is that
-of the same square, taken with the online D. Source: arXiv 2201.13259 (TB); arXiv 2506.01541 (for both policies).
+of the same square, taken with the online D. For a conditional target log Z is a function of the context, log Z(c).
+Source: arXiv 2201.13259 (TB); arXiv 2506.01541 (for both policies).
 """
 
 from torch import Tensor
