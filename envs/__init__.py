@@ -12,12 +12,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "errors": ["InputError"],
-        "given": ["GivenTarget"],
+        "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "LatentTarget", "ManyWell"],
         "registry": ["get_target", "list_targets"],
         "sampling": ["DestructionEnv", "GenerationEnv", "InitialLaw"],
         "spaces": ["Continuous"],
         "target": ["Target"],
-        "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "ManyWell"],
+        "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "LatentTarget", "ManyWell"],
     },
 )
 

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "callable": ["CallableTarget"],
         "conditional_mixture": ["ConditionalMixture"],
         "funnel": ["Funnel"],
+        "latent": ["ClassReward", "LatentTarget"],
         "many_well": ["ManyWell"],
         "mixtures": ["GaussianMixture", "gmm25", "gmm25_narrow", "gmm40"],
         "vae_posterior": ["Decoder", "VAEPosterior"],
