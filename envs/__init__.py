@@ -12,7 +12,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "errors": ["InputError"],
-        "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "LatentTarget", "ManyWell"],
+        "given": ["GivenTarget"],
+        "module_files": ["load_module"],
         "registry": ["get_target", "list_targets"],
         "sampling": ["DestructionEnv", "GenerationEnv", "InitialLaw"],
         "spaces": ["Continuous"],

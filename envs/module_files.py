@@ -71,7 +71,9 @@ def load_module(
         module = _from_safetensors(file, code, dict(arguments or {}))
     else:
         module = _from_torchscript(file) if kind == ".pt" else _from_exported(file)
-    return module.eval().requires_grad_(False)
+    for parameter in module.parameters():  # TorchScript modules have no requires_grad_
+        parameter.requires_grad_(False)
+    return module.eval()
 
 
 _INSTEAD = "save the parameters as safetensors, or the module with torch.export.save"
