@@ -90,6 +90,7 @@ class _Exported(nn.Module):
         return self.program(*inputs)
 
     def train(self, mode: bool = True) -> "_Exported":
+        self.training = False  # and the program itself refuses to be asked
         return self
 
 

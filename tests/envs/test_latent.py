@@ -214,7 +214,7 @@ def test_parts_that_do_not_fit_are_reported(generator, reward, message):
 def test_training_narrows_the_sandwich_around_the_closed_form():
     target = conditional_target().given(torch.tensor([1.0, -1.0], dtype=torch.float64))
     true_log_z = float(closed_form(1.5, target.context)[2])
-    settings = {"steps": 3, "iterations": 120, "batch_size": 64, "dtype": "float64"}
+    settings = {"steps": 3, "iterations": 120, "batch_size": 64, "dtype": "float64", "average_decay": 0.0}
     settings |= {"agent": {"features": ["raw"], "width": 32}, "anchors": {"count": 100, "temperatures": 5}}
     settings |= {f"{name}_optimiser": {"warmup": 0} for name in ("generation", "destruction")}
     trainer = Trainer(target, TrainConfig.from_dict(settings))
