@@ -5,13 +5,15 @@
 trains, on the 1,797 8×8 digits that come with scikit-learn (extra `sklearn`),
 
 - a generator G: z in R^64 → 8×8 pixels in [−1, 1], an unconditional multilayer GAN with the hinge loss (Lim & Ye 2017,
-  arXiv 1705.02894), spectral normalisation of the discriminator (Miyato et al. 2018, arXiv 1802.05957), an R1 penalty on
-  real images (Mescheder et al. 2018, arXiv 1801.04406) and averaged weights: the averaged generator is what is kept;
+  arXiv 1705.02894), spectral normalisation of the discriminator (Miyato et al. 2018, arXiv 1802.05957), an R1 penalty
+  on real images (Mescheder et al. 2018, arXiv 1801.04406) and averaged weights: the averaged generator is what is kept;
 - a classifier of the ten classes, held to at least 97 % accuracy on images that it has not seen;
 
-and writes each as a TorchScript archive (.pt), a `torch.export` program (.pt2) and safetensors with the class named here,
-which are the three kinds of file that `ebbflow.envs.load_module` reads, with a picture of generated digits. `target` puts
-the two together as a `LatentTarget`: latents whose image the classifier takes for the wanted class.
+and writes each as a TorchScript archive (.pt), a `torch.export` program (.pt2) and safetensors for the classes named
+here, which are the three kinds of file that `ebbflow.envs.load_module` reads, with pictures of generated digits.
+`digits_target` puts the two together, latents whose image the classifier takes for the wanted class:
+
+    ebbflow train examples.digits_gan:digits_target --agent.features raw score --out runs/latent
 """
 
 import json
@@ -28,6 +30,9 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ebbflow.envs import load_module
+from ebbflow.envs.targets import ClassReward, LatentTarget
 
 LATENT = 64
 SIDE = 8
@@ -142,6 +147,13 @@ def save(module: nn.Module, example: Tensor, folder: Path, name: str) -> None:
     save_file(module.state_dict(), folder / f"{name}.safetensors")
 
 
+def digits_target(folder: str | Path = "runs/digits_gan", beta: float = 4.0) -> LatentTarget:
+    """Latents of the generator in `folder`, tilted towards a class by the classifier beside it."""
+    generator = load_module(Path(folder) / "generator.pt2")
+    classifier = load_module(Path(folder) / "classifier.safetensors", code="examples.digits_gan:Classifier")
+    return LatentTarget(LATENT, generator, ClassReward(classifier), beta, contexts=torch.eye(CLASSES), reward_bound=0.0)
+
+
 def draw_grid(rows: Tensor, path: Path) -> None:
     """Images `[rows, columns, 64]` as one picture."""
     height, width = rows.shape[:2]
@@ -168,7 +180,9 @@ def main(out: Path = Path("runs/digits_gan"), seed: int = 0, gan_iterations: int
     confidence, label = probability.max(1)
     shares = torch.bincount(label, minlength=CLASSES) / len(label)
     shown = [images[(label == c) & (confidence > 0)][:16] for c in range(CLASSES)]
-    draw_grid(torch.stack([nn.functional.pad(x, (0, 0, 0, 16 - len(x)), value=-1.0) for x in shown]), out / "classes.png")
+    draw_grid(
+        torch.stack([nn.functional.pad(x, (0, 0, 0, 16 - len(x)), value=-1.0) for x in shown]), out / "classes.png"
+    )
     draw_grid(images[:160].unflatten(0, (10, 16)), out / "prior.png")
     report = {
         "seed": seed,

@@ -2,9 +2,9 @@ r"""Sampling in the latent space of a generator: latents whose image is rewarded
 
     π(z | c) ∝ p(z) · exp(β · r(G(z), c)),        Z(c) = E_{z ~ p}[exp(β · r(G(z), c))]  for a normalised prior p,
 
-with a prior p (usually N(0, I)), a generator G, a reward r, a context c (a class, a prompt) and an inverse temperature β:
-section 4.4 of arXiv 2506.01541. With r(x, c) = log p(c | x), a classifier's, and β = 1 this is Bayes' posterior of z
-given the class.
+with a prior p (usually N(0, I)), a generator G, a reward r, a context c (a class, a prompt) and an inverse temperature
+β: section 4.4 of arXiv 2506.01541. With r(x, c) = log p(c | x), a classifier's, and β = 1 this is Bayes' posterior of
+z given the class.
 
 Where the reward is bounded, r ≤ b, rejection sampling is exact: a draw of the prior is kept with probability
 exp(β · (r − b)). It costs exp(β·b) / Z(c) rewards a sample, and is the reference that a sampler is held to.
@@ -50,8 +50,8 @@ class ClassReward(nn.Module):
 class LatentTarget(Target):
     """The tilted prior of a generator's latents (module docstring).
 
-    Generator and reward are frozen, in evaluation mode, and move with the target. Rejection sampling evaluates them too,
-    so `sample` counts its proposals as energy calls.
+    Generator and reward are frozen, in evaluation mode, and move with the target. Rejection sampling evaluates them
+    too, so `sample` counts its proposals as energy calls.
 
     Args:
         prior: number of latent coordinates for N(0, I), or a target with a log density (and samples, for `sample`).
@@ -153,7 +153,7 @@ class LatentTarget(Target):
                 if rounds == _MOST_ROUNDS:
                     raise InputError(
                         f"target {self.name!r}: none of {rounds:,} proposals was accepted for {len(pending)} of {n} "
-                        f"samples; a reward_bound lower than {self.reward_bound:g}, or beta below {self.beta:g}, would help"
+                        f"samples; try a reward_bound below {self.reward_bound:g}, or beta below {self.beta:g}"
                     )
                 rounds += 1
                 z = latents[pending] if rounds == 1 else self.prior.sample(len(pending))

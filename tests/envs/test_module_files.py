@@ -100,7 +100,9 @@ def test_arguments_reach_the_constructor():
 def test_pickles_are_refused_by_name(here, suffix):
     path = here / f"network{suffix}"
     path.write_bytes(pickle.dumps(Trap(here / "sprung")))
-    with pytest.raises(InputError, match=f"{suffix} files are pickles, which are never executed; save the parameters as"):
+    with pytest.raises(
+        InputError, match=f"{suffix} files are pickles, which are never executed; save the parameters as"
+    ):
         load_module(path)
     assert not (here / "sprung").exists()
 
@@ -112,7 +114,7 @@ def test_pickles_under_another_name_are_refused(here, name, archive):
         torch.save(Trap(here / "sprung"), here / name)
     else:
         (here / name).write_bytes(pickle.dumps(Trap(here / "sprung")))
-    with pytest.raises(InputError, match="not a TorchScript archive|not an exported program|not a whole safetensors"):
+    with pytest.raises(InputError, match=r"not a TorchScript archive|not an exported program|not a whole safetensors"):
         load_module(name, code="builders:small" if name.endswith("safetensors") else None)
     assert not (here / "sprung").exists()
 
