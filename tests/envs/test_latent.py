@@ -144,9 +144,7 @@ def test_a_bound_that_is_too_low_is_reported():
 
 def test_a_bound_that_is_far_too_high_is_reported(monkeypatch):
     monkeypatch.setattr("ebbflow.envs.targets.latent._MOST_ROUNDS", 20)
-    with pytest.raises(
-        InputError, match=r"none of 20 proposals was accepted for 3 of 3 samples; try a reward_b"
-    ):
+    with pytest.raises(InputError, match=r"none of 20 proposals was accepted for 3 of 3 samples; try a reward_b"):
         affine_target(reward_bound=1000.0).sample(3)
 
 
