@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := envs agents buffers trainers
-CODE := $(PACKAGES) tests $(wildcard benchmarks examples)
+CODE := $(PACKAGES) tests $(wildcard benchmarks)
 INSTALLED := .venv/.installed
 
 # What `make demo` runs.

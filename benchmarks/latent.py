@@ -1,9 +1,9 @@
 """Latent-space sampling: digits of a wanted class from an unconditional generator, against rejection sampling.
 
-    python examples/digits_gan.py --out runs/digits_gan
-    python -m benchmarks.latent reference --rows benchmarks/results/latent.jsonl
-    python -m benchmarks.latent run --rows benchmarks/results/latent.jsonl --pictures runs/latent
-    python -m benchmarks.latent table --rows benchmarks/results/latent.jsonl
+    python benchmarks/digits_gan.py --out runs/digits_gan
+    python benchmarks/latent.py reference --rows benchmarks/results/latent.jsonl
+    python benchmarks/latent.py run --rows benchmarks/results/latent.jsonl --pictures runs/latent
+    python benchmarks/latent.py table --rows benchmarks/results/latent.jsonl
 
 One conditional sampler for all ten classes a run, judged on each class apart; the numbers are means over classes. A row
 that is already there (same label, policy, T, seed) is not run again. One thread a run.
@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 import tyro
+from digits_gan import CLASSES, LATENT, digits, digits_target, draw_grid
+from rows import commit, read
 from sklearn.svm import SVC
 from torch import Tensor
 
-from benchmarks.quality import commit, read
 from ebbflow.agents import build_agent
 from ebbflow.buffers.anchors import Anchors
 from ebbflow.buffers.conditional_annealing import annealed_smc_by_context
@@ -33,12 +34,12 @@ from ebbflow.trainers.metrics.diversity import mean_pairwise_distance
 from ebbflow.trainers.metrics.sandwich import sandwich
 from ebbflow.trainers.metrics.weights import ess_reverse, importance_log_z
 from ebbflow.trainers.trainer import Trainer
-from examples.digits_gan import CLASSES, LATENT, digits, digits_target, draw_grid
 
 MODELS = Path("runs/digits_gan")
 VARIANTS = ("fixed", "generation", "adaptive")
 RECIPE: dict[str, Any] = {"iterations": 3000, "threads": 1, "contexts_per_batch": 16}
 RECIPE["agent"] = {"features": ["raw", "score"]}
+RECIPE["exploration"] = {"scale": 1.0}  # wider steps leave the shell of the prior, benchmarks/results/latent.md
 SAMPLES = 1000  # of each class
 
 

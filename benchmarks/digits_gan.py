@@ -1,6 +1,6 @@
 """A generator of digits and a judge of them, small enough to train on one core in a few minutes, without a download.
 
-    python examples/digits_gan.py --out runs/digits_gan
+    python benchmarks/digits_gan.py --out runs/digits_gan
 
 trains, on the 1,797 8×8 digits that come with scikit-learn (extra `sklearn`),
 
@@ -13,7 +13,7 @@ and writes each as a TorchScript archive (.pt), a `torch.export` program (.pt2) 
 here, which are the three kinds of file that `ebbflow.envs.load_module` reads, with pictures of generated digits.
 `digits_target` puts the two together, latents whose image the classifier takes for the wanted class:
 
-    ebbflow train examples.digits_gan:digits_target --agent.features raw score --out runs/latent
+    ebbflow train benchmarks.digits_gan:digits_target --agent.features raw score --out runs/latent
 """
 
 import json
@@ -150,7 +150,7 @@ def save(module: nn.Module, example: Tensor, folder: Path, name: str) -> None:
 def digits_target(folder: str | Path = "runs/digits_gan", beta: float = 4.0) -> LatentTarget:
     """Latents of the generator in `folder`, tilted towards a class by the classifier beside it."""
     generator = load_module(Path(folder) / "generator.pt2")
-    classifier = load_module(Path(folder) / "classifier.safetensors", code="examples.digits_gan:Classifier")
+    classifier = load_module(Path(folder) / "classifier.safetensors", code=f"{__name__}:Classifier")
     return LatentTarget(LATENT, generator, ClassReward(classifier), beta, contexts=torch.eye(CLASSES), reward_bound=0.0)
 
 
