@@ -13,11 +13,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "errors": ["InputError"],
         "given": ["GivenTarget"],
+        "module_files": ["load_module"],
         "registry": ["get_target", "list_targets"],
         "sampling": ["DestructionEnv", "GenerationEnv", "InitialLaw"],
         "spaces": ["Compressed", "Continuous"],
         "target": ["Target"],
-        "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "ManyWell"],
+        "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "LatentTarget", "ManyWell"],
     },
 )
 

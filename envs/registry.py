@@ -19,7 +19,7 @@ from .errors import InputError, whole_number
 if TYPE_CHECKING:
     from .target import Target
 
-__all__ = ["BUILT_IN", "get_target", "list_families", "list_targets"]
+__all__ = ["BUILT_IN", "get_target", "import_attribute", "list_families", "list_targets"]
 
 PLUGIN_GROUP = "ebbflow.targets"
 
@@ -158,7 +158,7 @@ def _resolve(spec: str, dim: int | None) -> "Target":
             raise InputError(f"{label}: cannot be loaded: {_first_line(error)}") from error
         return _as_target(value, label, dim)
     if ":" in name:
-        return _as_target(_import_attribute(name), f"target {name!r}", dim)
+        return _as_target(import_attribute(name, "target"), f"target {name!r}", dim)
     known = list(list_targets())
     close = difflib.get_close_matches(name.lower(), [*known, "manywell"], n=3)
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
@@ -191,13 +191,22 @@ def _make(maker: str, **arguments: int) -> "Target":
     return built
 
 
-def _import_attribute(name: str) -> Any:
+def import_attribute(name: str, field: str) -> Any:
+    """What `package.module:attribute` names, with the current folder importable as under `python -m`.
+
+    Raises:
+        InputError: if it cannot be imported; the message starts with the `field`.
+
+    Example:
+        >>> import_attribute("math:pi", "number")
+        3.141592653589793
+    """
     module_name, _, path = name.partition(":")
     if not module_name or not path:
-        raise InputError(f"target {name!r}: expected package.module:attribute")
+        raise InputError(f"{field} {name!r}: expected package.module:attribute")
     if module_name.endswith(".py"):
         hint = module_name.removesuffix(".py").strip("./").replace("/", ".")
-        raise InputError(f"target {name!r}: expected a module, not a file; write {hint}:{path}")
+        raise InputError(f"{field} {name!r}: expected a module, not a file; write {hint}:{path}")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
@@ -205,14 +214,14 @@ def _import_attribute(name: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
-        raise InputError(f"target {name!r}: cannot import {module_name}: {_first_line(error)}") from error
+        raise InputError(f"{field} {name!r}: cannot import {module_name}: {_first_line(error)}") from error
     try:
         return functools.reduce(getattr, path.split("."), module)
     except AttributeError:
         names = [key for key in vars(module) if not key.startswith("_")]
         close = difflib.get_close_matches(path, names, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(f"target {name!r}: module {module_name} has no attribute {path!r}{hint}") from None
+        raise InputError(f"{field} {name!r}: module {module_name} has no attribute {path!r}{hint}") from None
 
 
 def _parameters(value: Callable[..., Any]) -> list[inspect.Parameter] | None:

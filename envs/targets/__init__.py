@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cox_process": ["CoxProcess", "whitened_cox_process"],
         "distorted_many_well": ["DistortedManyWell"],
         "funnel": ["Funnel"],
+        "latent": ["ClassReward", "LatentTarget"],
         "many_well": ["ManyWell", "narrow_many_well"],
         "mixtures": ["GaussianMixture", "gmm25", "gmm25_narrow", "gmm40"],
         "ring": ["ring"],

@@ -10,6 +10,7 @@ from ebbflow.envs.targets.funnel import Funnel
 from ebbflow.envs.targets.many_well import ManyWell
 from ebbflow.envs.targets.mixtures import GaussianMixture, gmm25
 from ebbflow.trainers.metrics.coverage import mode_coverage, mode_mass_error, mode_shares
+from ebbflow.trainers.metrics.diversity import mean_pairwise_distance
 from ebbflow.trainers.metrics.sandwich import sandwich
 from ebbflow.trainers.metrics.transport import sinkhorn_divergence
 from ebbflow.trainers.metrics.weights import ess_forward, ess_reverse, importance_log_z, log_mean_exp, pareto_khat
@@ -236,3 +237,19 @@ def test_unknown_modes():
     assert mode_shares(target, target.sample(3)) is None
     assert mode_coverage(None, None) is None
     assert mode_mass_error(None, None) is None
+
+
+# Diversity ------------------------------------------------------------------------------------------------------------
+
+
+def test_pairwise_distances_of_a_gaussian_have_their_closed_form():
+    """In one dimension the difference of two draws of N(0, s²) is N(0, 2s²): its mean absolute value is 2s / √π."""
+    distance = mean_pairwise_distance(3.0 * torch.randn(2_000, 1))
+    assert distance == pytest.approx(6.0 / math.sqrt(math.pi), rel=0.05)
+
+
+def test_collapse_shows_in_the_diversity():
+    x = torch.randn(50, 4, 4)
+    assert mean_pairwise_distance(x.repeat_interleave(2, 0)) < mean_pairwise_distance(x)
+    assert mean_pairwise_distance(x[:1].expand(5, 4, 4)) == 0.0
+    assert mean_pairwise_distance(x[:1]) is None and mean_pairwise_distance(x[:0]) is None
