@@ -230,7 +230,7 @@ def test_debug_shows_the_traceback(ebbflow, flags, finished, run):
         ('{"steps": 3', "not valid JSON"),
         ("[]", "must hold a table of settings, got list"),
         ('{"stepps": 3}', "unknown setting 'stepps'; known: agent, "),
-        ('{"agent": {"steps": 3}}', "unknown setting 'agent.steps'; known: depth, "),
+        ('{"agent": {"steps": 3}}', "unknown setting 'agent.steps'; known: compression, depth, "),
         ('{"steps": "3"}', "steps: expected int, got '3'"),
         ('{"agent": {"features": [3]}}', "agent.features: expected str, got 3"),
         ('{"steps": 0}', "steps: expected a whole number >= 1, got 0"),

@@ -76,7 +76,7 @@ def test_a_value_of_a_wrong_type_is_refused_by_name(name):
     ("values", "message"),
     [
         ({"step": 3}, "here: unknown setting 'step'; known: agent, anchors, average_decay"),
-        ({"agent": {"widht": 3}}, "here: unknown setting 'agent.widht'; known: depth, "),
+        ({"agent": {"widht": 3}}, "here: unknown setting 'agent.widht'; known: compression, depth, "),
         ({"agent": 3}, "here: agent must hold a table of settings, got int"),
         ({"steps": "5"}, "here: steps: expected int, got '5'"),
         ({"steps": 5.0}, "here: steps: expected int, got 5.0"),
