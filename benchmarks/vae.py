@@ -232,8 +232,8 @@ def table(rows: Path = Path("benchmarks/results/vae.jsonl"), out: Path | None = 
         groups.setdefault(row["label"], []).append(row)
     lines = [
         "Made by `python benchmarks/vae.py table`, from rows of `train`, `truth` and `run` (module docstring). Nats, "
-        "means over 20 held-out digits, mean ± standard deviation over seeds of the sampler (one VAE, trained with seed "
-        "0). The sampler's settings were found on seed 0 and these images. [Samples](vae.png) of seed 0, decoded.\n",
+        "means over 20 held-out digits, mean ± standard deviation over seeds of the sampler (of one VAE, seed 0). "
+        "The sampler's settings were found on seed 0 and these images. [Samples](vae.png) of seed 0, decoded.\n",
         "| approximation of p(z \\| x) | seeds | ELBO − log p(x) | IW (2,000 draws) − log p(x) | abs. IW error | ESS |",
         "|---|---|---|---|---|---|",
     ]
