@@ -153,7 +153,7 @@ class TrainConfig:
     """Typical length of the target, where the default does not suit."""
     steps: int = 5
     """Number of generation steps T."""
-    iterations: int = 5000
+    iterations: int = 4000
     """Number of training iterations."""
     batch_size: int = 256
     """Trajectories per iteration."""

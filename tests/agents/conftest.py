@@ -35,7 +35,9 @@ def random_agent(randomise):
     """An agent with random parameters, in two dimensions unless told otherwise."""
 
     def make(steps=3, dim=2, scale=1.5, seed=0, size=0.3, **settings):
-        config = AgentConfig(**{"width": 8, "frequencies": (1.0, 2.0), "time_grid": "uniform", **settings})
+        config = AgentConfig(
+            **{"width": 8, "frequencies": (1.0, 2.0), "time_grid": "uniform", "compression": None, **settings}
+        )
         return randomise(build_agent(Continuous(dim), scale=scale, steps=steps, config=config), size, seed)
 
     return make
