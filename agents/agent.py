@@ -404,7 +404,8 @@ class Agent(nn.Module):
         That of a conditional agent reads `context` too, which the environments of a conditional target carry.
 
         It samples unless TorchRL's `set_exploration_type` says otherwise. The parameters are this agent's own.
-        `density` is needed where the policy reads scores.
+        `density` is needed where the policy reads scores. Actions are increments of the coordinates of `agent.space`:
+        an environment that the actor walks in must have that `space` too.
 
         Raises:
             InputError: when the policy reads scores and there is no `density`.
@@ -413,8 +414,9 @@ class Agent(nn.Module):
             >>> from ebbflow.agents import build_agent
             >>> from ebbflow.envs import GenerationEnv, get_target
             >>> target = get_target("gmm25")
-            >>> actor = build_agent(target.space, scale=target.scale, steps=3).generation_actor()
-            >>> GenerationEnv(target, steps=3, batch_size=[4]).rollout(3, actor)["next", "reward"].shape
+            >>> agent = build_agent(target.space, scale=target.scale, steps=3)
+            >>> env = GenerationEnv(target, steps=3, space=agent.space, batch_size=[4])
+            >>> env.rollout(3, agent.generation_actor())["next", "reward"].shape
             torch.Size([4, 3, 1])
         """
         return self._actor(density, destroys=False)

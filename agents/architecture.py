@@ -49,12 +49,12 @@ def build_agent(
     config = config or AgentConfig()
     sigma = scale if config.sigma is None else config.sigma
     grid = get_time_grid(config.time_grid, steps)
+    features = StateFeatures(config.features, scale, config.frequencies)
+    reference = get_reference(config.reference, grid, sigma)
     if config.compression is not None:
         if not 0.0 < config.compression < math.inf:
             raise InputError(f"compression: expected a positive finite length, got {config.compression!r}")
         space = Compressed(space.dim, config.compression * scale)
-    features = StateFeatures(config.features, scale, config.frequencies)
-    reference = get_reference(config.reference, grid, sigma)
     inputs = space.dim * features.count
     contexts = 0 if context_space is None else context_space.dim
     backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts)

@@ -28,6 +28,7 @@ def configurations(draw):
     return AgentConfig(
         reference=draw(st.sampled_from(sorted(REFERENCES))),
         time_grid=draw(st.sampled_from(["uniform", "shrinking"])),
+        compression=draw(st.sampled_from([None, 1.0, 3.0])),
         width=4,
         frequencies=(1.0,),
         shared_backbone=draw(st.booleans()),

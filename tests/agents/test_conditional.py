@@ -68,11 +68,11 @@ def test_the_lean_rollouts_equal_the_environments(settings):
     for destroys in (False, True):
         if destroys:
             x = target.sample(5, context)
-            env = DestructionEnv(target, STEPS, batch_size=[5], dtype=torch.float64)
+            env = DestructionEnv(target, STEPS, space=agent.space, batch_size=[5], dtype=torch.float64)
             start["state"] = x
         else:
             law = InitialLaw(agent.reference.initial_std)
-            env = GenerationEnv(target, STEPS, law, batch_size=[5], dtype=torch.float64)
+            env = GenerationEnv(target, STEPS, law, space=agent.space, batch_size=[5], dtype=torch.float64)
         actor = agent.destruction_actor(target) if destroys else agent.generation_actor(target)
         torch.manual_seed(1)
         with torch.no_grad():

@@ -32,7 +32,13 @@ def gaussian_target(mean, std, offset=0.7):
 
 def small_agent(reference, steps, **settings):
     config = AgentConfig(
-        reference=reference, width=4, features=("raw", "fourier"), frequencies=(0.0,), sigma=1.1, **settings
+        reference=reference,
+        width=4,
+        features=("raw", "fourier"),
+        frequencies=(0.0,),
+        sigma=1.1,
+        compression=None,
+        **settings,
     )
     return build_agent(Continuous(DIM), scale=SCALE, steps=steps, config=config)
 
