@@ -15,7 +15,7 @@ class AgentConfig:
     """Reference process: bridge (from the Dirac at 0), variance_exploding or variance_preserving (from a Gaussian)."""
     time_grid: str = "shrinking"
     """Time grid: uniform, or shrinking (shorter steps towards the sample)."""
-    compression: float | None = 3.0
+    compression: float | None = None
     """Length, in units of the scale, beyond which steps count logarithmically (u = L asinh(x/L)): for heavy tails."""
     sigma: float | None = None
     """Diffusion rate in state units per square root of time; by default the target's scale."""

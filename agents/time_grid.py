@@ -23,7 +23,7 @@ class TimeGrid:
         >>> TimeGrid.uniform(4).increments
         (0.25, 0.25, 0.25, 0.25)
         >>> [round(t, 4) for t in TimeGrid.shrinking(2).times]  # later steps are shorter
-        [0.0, 0.8232, 1.0]
+        [0.0, 0.75, 1.0]
     """
 
     times: tuple[float, ...]
@@ -39,7 +39,7 @@ class TimeGrid:
         return cls(tuple(k / steps for k in range(whole_number("steps", steps, least=1) + 1)))
 
     @classmethod
-    def shrinking(cls, steps: int, power: float = 2.5) -> "TimeGrid":
+    def shrinking(cls, steps: int, power: float = 2.0) -> "TimeGrid":
         """t_k = 1 − (1 − k/T)^power: steps shrink towards the sample, where a narrow density needs small variances.
 
         Raises:

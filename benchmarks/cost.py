@@ -161,7 +161,7 @@ def facts(trainer: Trainer) -> list[tuple[str, str, float, str]]:
     }
     seconds = interleaved(works)
     rows.append(("3. gradient-free sampling", "1.3", seconds["graph"] / seconds["free"], "rollout"))
-    env = GenerationEnv(target, trainer.config.steps, batch_size=[size])
+    env = GenerationEnv(target, trainer.config.steps, space=agent.space, batch_size=[size])
     actor = agent.generation_actor()
 
     def torchrl_rollout() -> None:

@@ -62,7 +62,9 @@ def test_destroyed_samples_follow_the_closed_form(name):
 )
 def test_an_untrained_agent_is_exact_on_the_gaussian_of_its_reference(name, std, steps):
     """Generation is the time reversal of destruction when the target is what the reference itself generates."""
-    agent = build_agent(Continuous(3), scale=SIGMA, steps=steps, config=AgentConfig(reference=name, width=4, compression=None))
+    agent = build_agent(
+        Continuous(3), scale=SIGMA, steps=steps, config=AgentConfig(reference=name, width=4, compression=None)
+    )
     target = torch.distributions.Normal(0.0, std * SIGMA)
     paths = agent.generate(50, lambda x: target.log_prob(x).sum(-1), scale=2.0)
     assert agent.log_ratio(paths).abs().max() < 1e-10
@@ -108,9 +110,7 @@ def test_untrained_destruction_is_the_reference_bit_for_bit(name, mean, variance
 @pytest.mark.parametrize("variance", ["fixed", "learned"])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_untrained_generation_is_the_reference_bit_for_bit(name, variance, langevin):
-    config = AgentConfig(
-        reference=name, width=4, generation_variance=variance, langevin=langevin, compression=None
-    )
+    config = AgentConfig(reference=name, width=4, generation_variance=variance, langevin=langevin, compression=None)
     agent = build_agent(Continuous(2), scale=SIGMA, steps=3, config=config)
     state, score = 3 * torch.randn(6, 2), torch.randn(6, 2)
     for k in range(3):

@@ -35,7 +35,7 @@ def test_shrinking_grid(steps, power):
 
 def test_grids_by_name():
     assert get_time_grid("uniform", 4) == TimeGrid((0.0, 0.25, 0.5, 0.75, 1.0))
-    assert get_time_grid("shrinking", 3) == TimeGrid.shrinking(3, 2.5)
+    assert get_time_grid("shrinking", 3) == TimeGrid.shrinking(3, 2.0)
     with pytest.raises(InputError, match=r"time_grid: expected one of \['shrinking', 'uniform'\], got 'cosine'"):
         get_time_grid("cosine", 3)
 
