@@ -28,7 +28,7 @@ from ebbflow.trainers.evaluation import looking_on, sample_agent
 from ebbflow.trainers.train import evaluate_run
 from ebbflow.trainers.trainer import Trainer
 
-TARGETS = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32")
+TARGETS = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32", "student-t")
 VARIANTS = ("fixed", "generation", "adaptive")
 STEPS = (5, 10, 20)
 SHOWN = ("sandwich_width", "elbo", "eubo", "eubo_median", "true_log_z", "ess_reverse", "mode_coverage", "seconds")

@@ -23,7 +23,7 @@ from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.evaluation import exact_samples, looking_on
 from ebbflow.trainers.metrics import mode_coverage, mode_shares, sinkhorn_divergence
 
-TARGETS = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32")
+TARGETS = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32", "student-t")
 RECIPE = TrainConfig()
 
 
