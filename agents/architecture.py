@@ -48,7 +48,10 @@ def build_agent(
     """
     config = config or AgentConfig()
     sigma = scale if config.sigma is None else config.sigma
-    grid = get_time_grid(config.time_grid, steps)
+    power = config.time_grid_power
+    if power is None and config.time_grid == "shrinking":
+        raise InputError("time_grid_power: expected a number; only the trainer, which has a target, can choose it")
+    grid = get_time_grid(config.time_grid, steps, 1.0 if power is None else power)
     features = StateFeatures(config.features, scale, config.frequencies)
     reference = get_reference(config.reference, grid, sigma)
     if config.compression is not None:

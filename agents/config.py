@@ -15,6 +15,9 @@ class AgentConfig:
     """Reference process: bridge (from the Dirac at 0), variance_exploding or variance_preserving (from a Gaussian)."""
     time_grid: str = "shrinking"
     """Time grid: uniform, or shrinking (shorter steps towards the sample)."""
+    time_grid_power: float | None = 2.0
+    """Power p of the shrinking grid t = 1 - (1 - k/T)^p. None: chosen by the trainer, after a short search, so that the
+    last step is as long as the target is narrow."""
     compression: float | None = None
     """Length, in units of the scale, beyond which steps count logarithmically (u = L asinh(x/L)): for heavy tails."""
     sigma: float | None = None

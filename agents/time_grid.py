@@ -1,5 +1,6 @@
 """Time grids 0 = t_0 < t_1 < ... < t_T = 1 on which a trajectory lives."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -45,8 +46,8 @@ class TimeGrid:
         Raises:
             InputError: if `power` is not > 0.
         """
-        if not power > 0:
-            raise InputError(f"power: expected a number > 0, got {power!r}")
+        if not 0.0 < power < math.inf:
+            raise InputError(f"power: expected a finite number > 0, got {power!r}")
         return cls(tuple(1.0 - (1.0 - k / steps) ** power for k in range(whole_number("steps", steps, least=1) + 1)))
 
     @property
@@ -60,11 +61,14 @@ class TimeGrid:
         return tuple(b - a for a, b in pairwise(self.times))
 
 
-TIME_GRIDS: dict[str, Callable[[int], TimeGrid]] = {"uniform": TimeGrid.uniform, "shrinking": TimeGrid.shrinking}
+TIME_GRIDS: dict[str, Callable[[int, float], TimeGrid]] = {
+    "uniform": lambda steps, power: TimeGrid.uniform(steps),
+    "shrinking": TimeGrid.shrinking,
+}
 
 
-def get_time_grid(name: str, steps: int) -> TimeGrid:
-    """Time grid by name.
+def get_time_grid(name: str, steps: int, power: float = 2.0) -> TimeGrid:
+    """Time grid by name; `power` is that of the shrinking one.
 
     Raises:
         InputError: for an unknown name or fewer than one step.
@@ -75,4 +79,4 @@ def get_time_grid(name: str, steps: int) -> TimeGrid:
     """
     if name not in TIME_GRIDS:
         raise InputError(f"time_grid: expected one of {sorted(TIME_GRIDS)}, got {name!r}")
-    return TIME_GRIDS[name](steps)
+    return TIME_GRIDS[name](steps, power)

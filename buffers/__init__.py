@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "conditional_annealing": ["annealed_smc_by_context"],
         "context_groups": ["context_keys", "draw_companions"],
         "langevin": ["Chains", "Tempered", "langevin_move"],
+        "local_length": ["local_length"],
         "local_search": ["EbbAndFlowSearch", "LangevinSearch", "LocalSearch"],
         "priorities": ["PRIORITIES", "Priority", "get_priority"],
         "priority_sampler": ["PrioritySampler"],

@@ -48,7 +48,7 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: C
         trainer.prepare()
     run.check_free(overwrite=overwrite)
     try:
-        run.create(config)
+        run.create(trainer.config)  # with what the trainer has chosen itself
         return _train(trainer, run, console)
     except BaseException:
         if not run.has_checkpoint:

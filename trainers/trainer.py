@@ -35,6 +35,7 @@ from .callbacks import Callback
 from .config import TrainConfig
 from .context_batch import contexts_of_new_rows, share_of_contexts
 from .evaluation import check_agent
+from .matched_grid import with_matched_grid
 from .objectives.catalogue import get_objective
 from .objectives.joint_loss import JointLoss
 from .optimisation import Optimisers
@@ -47,7 +48,7 @@ class Trainer:
 
     Args:
         target: needs a log density; moved to the configured device and floating point type.
-        config: all settings.
+        config: all settings; an open `agent.time_grid_power` is chosen here, and then part of `trainer.config`.
         callbacks: called around the loop; see `Callback`.
         agent: an agent of your own instead of `build_agent(config.agent)`, on the target's space and with
             `config.steps` steps; moved as the target is.
@@ -90,6 +91,7 @@ class Trainer:
         self.device = _device(config.device)
         self.dtype = getattr(torch, config.dtype)
         self.target = target.to(self.device, self.dtype)
+        before = target.energy_calls, target.gradient_calls
         if anchors is not None and anchors.states.shape[1:] != target.space.shape:
             raise InputError(f"anchors: expected states [n, {target.space.dim}], got {list(anchors.states.shape)}")
         if target.is_conditional and 2 * config.contexts_per_batch > config.batch_size:
@@ -99,8 +101,10 @@ class Trainer:
             )
         if anchors is not None and (anchors.contexts is not None) != target.is_conditional:
             raise InputError("anchors: expected to have contexts for a conditional target, and only for one")
+        if agent is None:
+            self.config = config = with_matched_grid(config, self.target, self._sigma)
         found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
-        self._calls_before = target.energy_calls - found[0], target.gradient_calls - found[1]
+        self._calls_before = before[0] - found[0], before[1] - found[1]
         generation = get_objective(config.objective, subtb_lambda=config.subtb_lambda)
         destruction = generation
         if config.destruction_objective is not None:
@@ -153,6 +157,11 @@ class Trainer:
     def _scale(self) -> float:
         """Typical length of the target: the configured one, or the target's own."""
         return self.target.scale if self.config.scale is None else self.config.scale
+
+    @property
+    def _sigma(self) -> float:
+        """Diffusion rate: the configured one, or the scale."""
+        return self._scale if self.config.agent.sigma is None else self.config.agent.sigma
 
     def _build_agent(self, flow: bool) -> Agent:
         before = torch.get_default_dtype()
@@ -260,9 +269,8 @@ class Trainer:
             )
         if config.samples is not None:
             return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
-        sigma = self._scale if self.config.agent.sigma is None else self.config.agent.sigma
         settings: dict[str, Any] = {
-            "initial_std": config.initial_scale * sigma,
+            "initial_std": config.initial_scale * self._sigma,
             "temperatures": config.temperatures,
             "moves": config.moves,
             "dtype": self.dtype,

@@ -44,12 +44,17 @@ def test_grids_by_name():
 @pytest.mark.parametrize("make", TIME_GRIDS.values())
 def test_bad_steps_are_reported(make, steps):
     with pytest.raises(InputError, match=f"steps: expected a whole number >= 1, got {steps!r}"):
-        make(steps)
+        make(steps, 2.0)
 
 
-@pytest.mark.parametrize("power", [0.0, -1.0, math.nan])
+def test_an_open_power_is_the_trainers_to_choose():
+    with pytest.raises(InputError, match="time_grid_power: expected a number"):
+        build_agent(Continuous(2), scale=1.0, steps=2, config=AgentConfig(time_grid_power=None))
+
+
+@pytest.mark.parametrize("power", [0.0, -1.0, math.nan, math.inf])
 def test_bad_powers_are_reported(power):
-    with pytest.raises(InputError, match=f"power: expected a number > 0, got {power}"):
+    with pytest.raises(InputError, match=f"power: expected a finite number > 0, got {power}"):
         TimeGrid.shrinking(3, power)
 
 

@@ -1,0 +1,80 @@
+r"""The time grid that suits a target: its last step is as long as the density is narrow.
+
+On the grid t_k = 1 − (1 − k/T)^p the last reference step has the standard deviation σ·T^(−p/2). The corrections of the
+destruction are multiples of the reference's, so that this sets how narrow a mode the last steps can resolve; steps far
+shorter than that are wasted. With the local length ℓ of the density (`ebbflow.buffers.local_length`)
+
+    σ·T^(−p/2) = ℓ   ⇒   p = 2·log(σ/ℓ) / log T,   not below 1, the uniform grid.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from ..buffers.annealing import annealed_smc
+from ..buffers.conditional_annealing import annealed_smc_by_context
+from ..buffers.local_length import local_length
+from ..envs.target import Target
+from .config import TrainConfig
+
+__all__ = ["matched_power", "with_matched_grid"]
+
+_PARTICLES = 500
+_CONTEXTS = 10
+_SEARCH: dict[str, Any] = {"temperatures": 30, "moves": 2}
+_LARGEST = 8.0
+
+
+def matched_power(steps: int, sigma: float, length: float) -> float:
+    """The power p of the module docstring, between 1 and 8, rounded to two digits.
+
+    Args:
+        steps: T, >= 1.
+        sigma: diffusion rate, in state units per square root of time.
+        length: local length of the density, in state units.
+
+    Example:
+        >>> matched_power(5, sigma=7.1, length=0.6), matched_power(5, sigma=1.0, length=1.0), matched_power(1, 7.0, 0.1)
+        (3.07, 1.0, 1.0)
+    """
+    if steps == 1:
+        return 1.0
+    return round(min(_LARGEST, max(1.0, 2.0 * math.log(sigma / length) / math.log(steps))), 2)
+
+
+def with_matched_grid(config: TrainConfig, target: Target, sigma: float) -> TrainConfig:
+    """The settings, with `agent.time_grid_power` chosen for the target by a short search where it is left open.
+
+    Args:
+        config: settings; returned as they are where the power is given, or the grid has none.
+        target: on the device and in the floating point type of the training; its calls are counted.
+        sigma: diffusion rate.
+
+    Raises:
+        InputError: whatever the search and the density raise.
+
+    Example:
+        >>> from ebbflow.envs import get_target
+        >>> _ = torch.manual_seed(0)
+        >>> config = TrainConfig.from_dict({"agent": {"time_grid_power": None}})
+        >>> 2.5 < with_matched_grid(config, get_target("gmm25"), sigma=7.1).agent.time_grid_power < 3.5
+        True
+    """
+    if config.agent.time_grid_power is not None or config.agent.time_grid != "shrinking":
+        return config
+    settings = {
+        **_SEARCH,
+        "initial_std": config.anchors.initial_scale * sigma,
+        "dtype": getattr(torch, config.dtype),
+        "device": torch.device(config.device),
+    }
+    if target.is_conditional:
+        contexts = target.sample_context(_CONTEXTS).to(settings["device"], settings["dtype"])
+        found = annealed_smc_by_context(target, contexts, _PARTICLES, **settings)
+    else:
+        found = annealed_smc(target, _PARTICLES, **settings)
+    length = local_length(target, found.states, found.contexts)
+    power = matched_power(config.steps, sigma, length)
+    return dataclasses.replace(config, agent=dataclasses.replace(config.agent, time_grid_power=power))
