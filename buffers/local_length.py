@@ -27,6 +27,7 @@ def local_length(target: Target, states: Tensor, context: Tensor | None = None) 
     Example:
         >>> from ebbflow.envs import get_target
         >>> target = get_target("gmm25")  # standard deviation 0.55, on a square of width 20
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> 0.5 < local_length(target, target.sample(1000)) < 0.7
         True
