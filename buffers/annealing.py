@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ..envs.errors import InputError, whole_number
+from ..envs.spaces import Compressed, Continuous
 from ..envs.target import Target
 from .anchors import Anchors
 from .langevin import Chains, Tempered, langevin_move
@@ -111,6 +112,12 @@ def _bounded(beta: float, wanted: float, log_weight: Tensor, slope: Tensor) -> f
     return low if low > beta else wanted
 
 
+def _std(u: Tensor, weight: Tensor, initial_std: float) -> Tensor:
+    """Weighted standard deviation of the population's coordinates `[n, d] -> [d]`, not below a trifle."""
+    mean = weight @ u
+    return (weight @ (u - mean).square()).sqrt().clamp_min(1e-6 * initial_std)
+
+
 def _check(n: int, temperatures: int, moves: int, **positive: float) -> None:
     for field, value, least in (("n", n, 2), ("temperatures", temperatures, 1), ("moves", moves, 1)):
         whole_number(field, value, least=least)
@@ -136,6 +143,7 @@ def annealed_smc(
     moves: int = 2,
     ess_threshold: float = 0.7,
     target_acceptance: float = 0.574,
+    compression: float | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Anchors:
@@ -154,6 +162,8 @@ def annealed_smc(
         moves: Langevin moves at each temperature, >= 1; one block move comes on top.
         ess_threshold: resample when the effective sample size falls below this share of n, in (0, 1].
         target_acceptance: of the Langevin moves, in (0, 1].
+        compression: make every other Langevin move in compressed coordinates of this length, in units of `initial_std`;
+            for densities whose scale varies by orders of magnitude (0.07 for a funnel, with 24 moves).
         dtype: floating point type of the particles.
         device: where they live.
 
@@ -184,6 +194,7 @@ def annealed_smc(
         initial_std=initial_std,
         ess_threshold=ess_threshold,
         target_acceptance=target_acceptance,
+        **({} if compression is None else {"compression": compression}),
     )
     if not dtype.is_floating_point:
         raise InputError(f"dtype: expected a floating point type, got {dtype}")
@@ -199,7 +210,11 @@ def annealed_smc(
         population = _Population(x, energy, score, torch.zeros_like(energy), torch.arange(n, device=device))
         path = Tempered(target, initial_std, beta=0.0)
         log_z, log_z_stderr = torch.zeros_like(energy[0]), torch.zeros_like(energy[0])
-        log_step, share = 0.0, 0.5
+        dim = target.space.dim
+        spaces = [Continuous(dim)]
+        if compression is not None:
+            spaces.append(Compressed(dim, compression * initial_std))
+        log_steps, share = [0.0] * len(spaces), 0.5
         ess_history: list[float] = []
         acceptance: list[float] = []
         schedule = [(i / temperatures) ** 2 for i in range(1, temperatures + 1)]
@@ -224,15 +239,14 @@ def annealed_smc(
                 population.take(_systematic(weight, n))
                 population.log_weight = torch.zeros_like(weight)
                 weight = torch.full_like(weight, 1.0 / n)
-            mean = weight @ population.x
-            variance = weight @ (population.x - mean).square()
-            std = variance.sqrt().clamp_min(1e-6 * initial_std)
+            stds = [_std(space.coordinates(population.x), weight, initial_std) for space in spaces]
             accepted = []
-            for _ in range(moves):
-                accepted.append(float(langevin_move(path, population, std, log_step).mean()))
-                log_step += accepted[-1] - target_acceptance
+            for move in range(moves):
+                i = move % len(spaces)
+                accepted.append(float(langevin_move(path, population, stds[i], log_steps[i], spaces[i]).mean()))
+                log_steps[i] += accepted[-1] - target_acceptance
             acceptance.append(sum(accepted) / moves)
-            excess = float(_block(path, population, std, share).mean()) - _BLOCK_ACCEPTANCE
+            excess = float(_block(path, population, stds[0], share).mean()) - _BLOCK_ACCEPTANCE
             share = min(1.0, max(1e-3, share * math.exp(excess)))
     return Anchors(
         states=population.x,

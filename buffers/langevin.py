@@ -7,8 +7,10 @@ With step h, preconditioner S = diag(s²) and U = log π, a move proposes
 c(x) clips the drift to a length of 2√d standard deviations, in the proposal and in its reverse alike, so that the test
 stays exact on steep densities (truncated MALA, Roberts & Tweedie 1996, "Exponential convergence of Langevin
 distributions and their discrete approximations"). Step sizes vary at random by chain, which helps where the scale of
-the density varies from place to place. The acceptance of 0.574 that steps are adapted to is optimal for MALA in many
-dimensions (Roberts & Rosenthal 1998).
+the density varies from place to place. Moves can be made in the coordinates u of a `Compressed` space as well, where
+the density has the volume |dx/du| as another factor: a step is then a length near the origin and a share of |x| far
+from it, so that one step size serves where scales differ by orders of magnitude (a funnel's neck and mouth). The
+acceptance of 0.574 that steps are adapted to is optimal for MALA in many dimensions (Roberts & Rosenthal 1998).
 """
 
 import math
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..envs.spaces import Continuous
 from ..envs.target import Target
 
 __all__ = ["Chains", "Tempered", "langevin_move"]
@@ -90,14 +93,17 @@ class Tempered:
         return probability
 
 
-def langevin_move(density: Tempered, chains: Chains, std: Tensor, log_step: float) -> Tensor:
+def langevin_move(
+    density: Tempered, chains: Chains, std: Tensor, log_step: float, space: Continuous | None = None
+) -> Tensor:
     """One MALA move of all `chains`, in place (module docstring); one energy and one gradient call a chain.
 
     Args:
         density: what it leaves alone.
         chains: `n` of them.
-        std: the preconditioner s `[dim]`, the unit of steps.
+        std: the preconditioner s `[dim]`, the unit of steps, in the coordinates of the `space`.
         log_step: log of the median step h.
+        space: in whose coordinates it is made; by default the states themselves.
 
     Returns:
         The acceptance probability of each chain, `[n]`.
@@ -111,19 +117,21 @@ def langevin_move(density: Tempered, chains: Chains, std: Tensor, log_step: floa
     """
     x = chains.x
     n, d = x.shape
+    space = Continuous(d) if space is None else space
     step = math.exp(log_step) * (_STEP_JITTER * torch.randn(n, 1, dtype=x.dtype, device=x.device)).exp()
     limit = 2.0 * math.sqrt(d)
 
     def mean(x: Tensor, score: Tensor) -> Tensor:
-        drift = step * density.score(x, score) * std  # [n, d], twice the drift in units of the noise
+        drift = step * space.score(x, density.score(x, score)) * std  # [n, d], twice the drift in units of the noise
         clip = (limit / drift.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp(max=1.0)
-        return x + 0.5 * step * std * clip * drift
+        return space.coordinates(x) + 0.5 * step * std * clip * drift
 
     def log_density(y: Tensor, mean: Tensor) -> Tensor:
-        return -0.5 * ((y - mean) / (step * std)).square().sum(dim=-1)
+        return -0.5 * ((space.coordinates(y) - mean) / (step * std)).square().sum(dim=-1)
 
     forward = mean(x, chains.score)
-    y = forward + step * std * torch.randn_like(x)
+    y = space.from_coordinates(forward + step * std * torch.randn_like(x))
     energy, score = density.value_and_score(y)
     correction = log_density(x, mean(y, score)) - log_density(y, forward)
+    correction = correction + space.log_volume(y) - space.log_volume(x)
     return density.accept(chains, y, energy, score, correction)

@@ -60,6 +60,10 @@ class Continuous:
         """The coordinates u in which an action is an increment, `[..., dim]`; here the state itself."""
         return state
 
+    def from_coordinates(self, u: Tensor) -> Tensor:
+        """The state with these coordinates, `[..., dim]`."""
+        return u
+
     def log_volume(self, state: Tensor) -> Tensor:
         """log |dx/du| at the states `[..., dim] -> [...]`: what a density of u has more than one of x; here 0."""
         return state.new_zeros(state.shape[:-1])
@@ -97,13 +101,16 @@ class Compressed(Continuous):
             raise InputError(f"length: expected a positive finite number, got {self.length!r}")
 
     def transition(self, state: Tensor, action: Tensor, step: int | Tensor) -> Tensor:
-        """State whose coordinates are those of `state` plus `action`, `[..., dim]`; held where sinh would overflow."""
-        u = torch.asinh(state / self.length) + action / self.length
-        return self.length * torch.sinh(u.clamp(-_FARTHEST, _FARTHEST))
+        """State whose coordinates are those of `state` plus `action`, `[..., dim]`."""
+        return self.from_coordinates(self.coordinates(state) + action)
 
     def coordinates(self, state: Tensor) -> Tensor:
         """u = L · asinh(x / L), `[..., dim]`."""
         return self.length * torch.asinh(state / self.length)
+
+    def from_coordinates(self, u: Tensor) -> Tensor:
+        """x = L · sinh(u / L), `[..., dim]`; held where sinh would overflow."""
+        return self.length * torch.sinh((u / self.length).clamp(-_FARTHEST, _FARTHEST))
 
     def log_volume(self, state: Tensor) -> Tensor:
         """Σ ½ log(1 + (x/L)²), `[..., dim] -> [...]`."""

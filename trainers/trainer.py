@@ -273,6 +273,7 @@ class Trainer:
             "initial_std": config.initial_scale * self._sigma,
             "temperatures": config.temperatures,
             "moves": config.moves,
+            "compression": config.compression,
             "dtype": self.dtype,
             "device": self.device,
         }

@@ -8,7 +8,7 @@ import torch
 from ebbflow.buffers import Anchors, annealed_smc
 from ebbflow.buffers.annealing import _block, _Population, _systematic
 from ebbflow.buffers.langevin import Chains, Tempered, langevin_move
-from ebbflow.envs import Continuous, InputError, Target
+from ebbflow.envs import Compressed, Continuous, InputError, Target, get_target
 
 
 class Grid(Target):
@@ -79,7 +79,7 @@ def test_wells_are_crossed():
     assert abs(anchors.log_z - 164.69568 / 4) < 0.15
 
 
-@pytest.mark.parametrize("kind", ["langevin", "block"])
+@pytest.mark.parametrize("kind", ["langevin", "compressed", "block"])
 @pytest.mark.parametrize("beta", [0.5, 1.0])
 def test_moves_leave_the_density_alone(kind, beta):
     """Exact samples of the tempered density stay exact; large steps and a strong clip make mistakes visible."""
@@ -92,8 +92,12 @@ def test_moves_leave_the_density_alone(kind, beta):
     population = _Population(x, energy, score, torch.zeros_like(energy), torch.arange(n))
     path = Tempered(target, initial_std, beta)
     std = covariance.diagonal().sqrt()
+    space = Compressed(2, 0.5) if kind == "compressed" else Continuous(2)
     for _ in range(15):
-        move = langevin_move(path, population, std, 0.3) if kind == "langevin" else _block(path, population, std, 0.7)
+        if kind == "block":
+            move = _block(path, population, std, 0.7)
+        else:
+            move = langevin_move(path, population, space.coordinates(x).std(0), 0.3, space)
         assert 0.05 < float(move.mean()) < 0.95
     got = population.x.T.cov()
     torch.testing.assert_close(got / covariance, torch.ones_like(got), atol=0.04, rtol=0)
@@ -113,6 +117,19 @@ def test_langevin_reaches_the_density_from_elsewhere():
         langevin_move(Tempered(target), population, torch.tensor([2.0, 0.5]).double(), -0.3)
     assert (population.x.mean(0).abs() < torch.tensor([0.2, 0.05])).all()
     torch.testing.assert_close(population.x.T.cov(), target.covariance, atol=0.0, rtol=0.15)
+
+
+def test_compressed_moves_reach_further_into_a_funnels_neck():
+    lows = []
+    for compression in (None, 1 / 15):
+        torch.manual_seed(0)
+        anchors = annealed_smc(
+            get_target("funnel"), 2000, initial_std=4.5, temperatures=60, moves=24, compression=compression
+        )
+        lows.append(float(anchors.states[:, 0].quantile(0.05)))  # the truth: -4.93
+    assert lows[1] < lows[0] - 0.5
+    with pytest.raises(InputError, match="compression: expected a finite number > 0"):
+        annealed_smc(get_target("funnel"), 10, initial_std=1.0, compression=0.0)
 
 
 def test_outside_the_support_is_never_kept():
