@@ -236,7 +236,7 @@ class Agent(nn.Module):
         zeros = torch.zeros(n, *self.space.shape, dtype=like.dtype, device=like.device)
         if self.reference.is_dirac:
             return zeros
-        return self.space.transition(zeros, self.reference.initial_std * torch.randn_like(zeros), 0)
+        return self.space.from_coordinates(self.reference.initial_std * torch.randn_like(zeros))
 
     def generate(
         self,

@@ -69,7 +69,7 @@ class InitialLaw:
         if self.std == 0.0:
             return torch.zeros(n, *space.shape, device=device, dtype=dtype)
         u = self.std * torch.randn(n, *space.shape, generator=generator, device=device, dtype=dtype)
-        return space.transition(torch.zeros_like(u), u, 0)
+        return space.from_coordinates(u)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density, `[..., dim] -> [...]`; 0 for the Dirac, which adds no term to a path's log-ratio."""
