@@ -8,11 +8,8 @@ from ebbflow.envs import CallableTarget, Continuous
 
 
 @pytest.fixture(autouse=True)
-def double_precision():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+def in_double_precision(double_precision):
+    """All tests of agents compute in double precision."""
 
 
 @pytest.fixture

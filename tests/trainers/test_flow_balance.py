@@ -14,17 +14,11 @@ from ebbflow.envs.spaces import Compressed
 from ebbflow.trainers.objectives import DetailedBalance, JointLoss, SubTrajectoryBalance, TrajectoryBalance, VarGrad
 
 PLAIN, COMPRESSED = Continuous(2), Compressed(2, length=2.0)
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 REFERENCES = ("bridge", "variance_exploding", "variance_preserving")
 FLOWS = [DetailedBalance(), SubTrajectoryBalance(0.5), SubTrajectoryBalance(2.0)]
 TARGET = CallableTarget(lambda x: -(x**4).sum(-1) / 8 + x[:, 0] * x[:, 1] + 0.5 * x[:, 0], dim=2, name="quartic")
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def make_agent(size=0.3, steps=4, space=PLAIN, **settings):

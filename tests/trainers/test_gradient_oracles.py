@@ -25,17 +25,11 @@ from ebbflow.trainers.objectives import (
     VarGrad,
 )
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 TARGET = CallableTarget(lambda x: (-(x**4) / 8 + x**2 / 2 + 0.3 * x)[:, 0], dim=1)
 PLAIN, COMPRESSED = Continuous(1), Compressed(1, length=8.0)
 TWO_NUMBERS = [("bridge", 2), ("variance_exploding", 1)]  # reference and steps whose paths have two random states
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def make_agent(reference="bridge", steps=2, size=0.1, seed=0, space=PLAIN, **settings):

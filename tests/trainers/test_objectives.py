@@ -14,17 +14,11 @@ from ebbflow.agents import AgentConfig, build_agent
 from ebbflow.envs import CallableTarget, Continuous
 from ebbflow.trainers.objectives import JointLoss, TrajectoryBalance, VarGrad
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 REFERENCES = ("bridge", "variance_exploding", "variance_preserving")
 KINDS = [TrajectoryBalance, VarGrad]
 TARGET = CallableTarget(lambda x: -(x**4).sum(-1) / 8 + x[:, 0] * x[:, 1] + 0.5 * x[:, 0], dim=2, name="quartic")
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 @pytest.fixture(autouse=True)

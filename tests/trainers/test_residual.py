@@ -9,15 +9,9 @@ from ebbflow.envs import InputError
 from ebbflow.trainers.objectives import Residual
 from ebbflow.trainers.objectives.residual import RESIDUALS, weighted_mean
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 ROBUST = ("huber", "log_cosh")
-
-
-@pytest.fixture(autouse=True)
-def double_precision():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def far_and_near():
