@@ -13,17 +13,14 @@ from typing import Any
 
 import torch
 
-from ..buffers.annealing import annealed_smc
-from ..buffers.conditional_annealing import annealed_smc_by_context
 from ..buffers.local_length import local_length
 from ..envs.target import Target
+from .anchor_search import search_for_anchors
 from .config import TrainConfig
 
 __all__ = ["matched_power", "with_matched_grid"]
 
-_PARTICLES = 500
-_CONTEXTS = 10
-_SEARCH: dict[str, Any] = {"temperatures": 30, "moves": 2}
+_SEARCH: dict[str, Any] = {"count": 500, "contexts": 10, "temperatures": 30, "moves": 2}
 _LARGEST = 8.0
 
 
@@ -64,17 +61,9 @@ def with_matched_grid(config: TrainConfig, target: Target, sigma: float) -> Trai
     """
     if config.agent.time_grid_power is not None or config.agent.time_grid != "shrinking":
         return config
-    settings = {
-        **_SEARCH,
-        "initial_std": config.anchors.initial_scale * sigma,
-        "dtype": getattr(torch, config.dtype),
-        "device": torch.device(config.device),
-    }
-    if target.is_conditional:
-        contexts = target.sample_context(_CONTEXTS).to(settings["device"], settings["dtype"])
-        found = annealed_smc_by_context(target, contexts, _PARTICLES, **settings)
-    else:
-        found = annealed_smc(target, _PARTICLES, **settings)
+    search = dataclasses.replace(config.anchors, compression=None, **_SEARCH)
+    device, dtype = torch.device(config.device), getattr(torch, config.dtype)
+    found = search_for_anchors(target, search, sigma, device=device, dtype=dtype)
     length = local_length(target, found.states, found.contexts)
     power = matched_power(config.steps, sigma, length)
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, time_grid_power=power))

@@ -25,12 +25,11 @@ from ..agents.ebb_and_flow import ebb_and_flow
 from ..agents.exploration import NOT_WIDENED, Exploration, Widening
 from ..agents.origin import Origin
 from ..buffers.anchors import Anchors
-from ..buffers.annealing import annealed_smc
-from ..buffers.conditional_annealing import annealed_smc_by_context
 from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
 from ..buffers.replay import Replay
 from ..envs.errors import InputError
 from ..envs.target import Target
+from .anchor_search import search_for_anchors
 from .callbacks import Callback
 from .config import TrainConfig
 from .context_batch import contexts_of_new_rows, share_of_contexts
@@ -269,18 +268,7 @@ class Trainer:
             )
         if config.samples is not None:
             return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
-        settings: dict[str, Any] = {
-            "initial_std": config.initial_scale * self._sigma,
-            "temperatures": config.temperatures,
-            "moves": config.moves,
-            "compression": config.compression,
-            "dtype": self.dtype,
-            "device": self.device,
-        }
-        if self.target.is_conditional:
-            contexts = contexts_of_new_rows(self.target, config.contexts, config.contexts).to(self.device, self.dtype)
-            return annealed_smc_by_context(self.target, contexts, config.count, **settings)
-        return annealed_smc(self.target, config.count, **settings)
+        return search_for_anchors(self.target, config, self._sigma, device=self.device, dtype=self.dtype)
 
     def step(self) -> TensorDict:
         """One iteration; returns the losses, and the log-ratios that became priorities.
