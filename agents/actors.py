@@ -1,7 +1,7 @@
 r"""Heads: from hidden vectors to Gaussian steps, as corrections of a reference process.
 
-With r, s², the reference factor and variance of the step, y = x_{k+1}, x = x_k, and raw head outputs a, b (all zero at
-initialisation, so that every form starts as the reference bit for bit):
+With r, s², the reference factor and variance of the step, y = x_{k+1}, x = x_k, and raw head outputs a, b, c (all zero
+at initialisation, so that every form starts as the reference bit for bit):
 
     generation mean          g·x + √v·(a + λ_k·clip(√v·∇log R(x), ±1))     v: reference generation variance; λ: Langevin
     generation variance      v                              "fixed"
@@ -16,11 +16,18 @@ initialisation, so that every form starts as the reference bit for bit):
                              s² · exp(b)                    "free"
 
 A step with s = 0 (the last one to a Dirac) has nothing to learn: every form leaves it deterministic at r·y.
+
+With a *gain*, each mean that is learned has one more term, g·x·tanh(q·c) or r·y·tanh(q·c), with q² the step's share of
+all steps' reference variance, so that c moves a state at a typical distance by c of the step's standard deviations. A
+Gaussian of width w seen through noise of width s has the mean x·w²/(w² + s²): where widths vary from place to place
+(the neck of a funnel, the saddle of a double well) this factor is a smooth function of the place, which an offset
+would have to multiply by x itself, to a precision of w.
+
 Source: arXiv 2506.01541 (adaptive destruction) and its code lineage; "offset"/"free" is the unconstrained form.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -123,9 +130,15 @@ class Readout(nn.Module):
         return raw.unbind(-1)
 
 
-def _column(values: tuple[float, ...]) -> Tensor:
+def _column(values: Sequence[float]) -> Tensor:
     """Per-step numbers as `[T, 1]`, so that any StepIndex of them broadcasts against `[..., dim]`."""
     return torch.as_tensor(values, dtype=torch.get_default_dtype()).unsqueeze(-1)
+
+
+def _gain_units(variances: Sequence[float]) -> Tensor:
+    """q of the module docstring for each step, `[T, 1]`; 0 where nothing moves."""
+    total = sum(variances)
+    return _column([math.sqrt(v / total) if v > 0 else 0.0 for v in variances])
 
 
 class GenerationHead(nn.Module):
@@ -139,6 +152,7 @@ class GenerationHead(nn.Module):
         variance: `learned` or `fixed`.
         log_variance_bound: L, the largest |log(variance / reference variance)|, > 0 and finite.
         langevin: add the bounded Langevin drift; then `forward` needs the score.
+        gain: let the mean have a gain.
         tables: add the per-step, per-coordinate table.
 
     Raises:
@@ -155,6 +169,7 @@ class GenerationHead(nn.Module):
 
     factor: Tensor
     variance: Tensor
+    gain_unit: Tensor
 
     def __init__(
         self,
@@ -166,6 +181,7 @@ class GenerationHead(nn.Module):
         variance: str = "learned",
         log_variance_bound: float = 8.0,
         langevin: bool = False,
+        gain: bool = True,
         tables: bool = True,
     ) -> None:
         super().__init__()
@@ -174,12 +190,13 @@ class GenerationHead(nn.Module):
         if not 0.0 < log_variance_bound < math.inf:
             raise InputError(f"log_variance_bound: expected a finite number > 0, got {log_variance_bound!r}")
         self.learned_variance = variance == "learned"
+        self.gain = gain
         self.bound = float(log_variance_bound)
         self.register_buffer("factor", _column(reference.generation_factor), persistent=False)
         self.register_buffer("variance", _column(reference.generation_variance), persistent=False)
-        self.readout = Readout(
-            width, dim, 1 + self.learned_variance, steps=reference.steps, features=features, tables=tables
-        )
+        self.register_buffer("gain_unit", _gain_units(reference.generation_variance), persistent=False)
+        outputs = 1 + self.learned_variance + self.gain
+        self.readout = Readout(width, dim, outputs, steps=reference.steps, features=features, tables=tables)
         self.langevin = nn.Parameter(torch.zeros(reference.steps, 1)) if langevin else None
 
     def forward(
@@ -200,7 +217,10 @@ class GenerationHead(nn.Module):
             if score is None:
                 raise InputError("langevin: needs the gradient of the log density, and none was given")
             drift = drift + self.langevin[transition] * (std * score).clamp(-1.0, 1.0)
-        mean = self.factor[transition] * state + std * drift
+        kept = self.factor[transition] * state
+        if self.gain:
+            kept = kept * (1.0 + (self.gain_unit[transition] * raw[-1]).tanh())
+        mean = kept + std * drift
         log_variance = variance.log()
         if self.learned_variance:
             log_variance = log_variance + self.bound * (raw[1] / self.bound).tanh()
@@ -218,6 +238,7 @@ class DestructionHead(nn.Module):
         mean: a key of `DESTRUCTION_MEANS`.
         variance: a key of `DESTRUCTION_VARIANCES`.
         mean_bound, variance_bound: the C of the bounded forms, > 0 (and < 1 for the multiplicative variance).
+        gain: let a learned mean have a gain.
         tables: add the per-step, per-coordinate table.
 
     Raises:
@@ -234,6 +255,7 @@ class DestructionHead(nn.Module):
 
     factor: Tensor
     variance: Tensor
+    gain_unit: Tensor
 
     def __init__(
         self,
@@ -246,6 +268,7 @@ class DestructionHead(nn.Module):
         variance: str = "multiplicative",
         mean_bound: float = 3.0,
         variance_bound: float = 0.9,
+        gain: bool = True,
         tables: bool = True,
     ) -> None:
         super().__init__()
@@ -264,9 +287,11 @@ class DestructionHead(nn.Module):
         self.mean_bound, self.variance_bound = float(mean_bound), float(variance_bound)
         self.register_buffer("factor", _column(reference.destruction_factor), persistent=False)
         self.register_buffer("variance", _column(reference.destruction_variance), persistent=False)
-        self.readout = (
-            Readout(width, dim, 2, steps=reference.steps, features=features, tables=tables) if self.learned else None
-        )
+        self.gain = gain and self.mean_form is not None
+        self.register_buffer("gain_unit", _gain_units(reference.destruction_variance), persistent=False)
+        self.readout = None
+        if self.learned:
+            self.readout = Readout(width, dim, 2 + self.gain, steps=reference.steps, features=features, tables=tables)
 
     @property
     def learned(self) -> bool:
@@ -284,9 +309,12 @@ class DestructionHead(nn.Module):
         factor, variance = self.factor[transition], self.variance[transition]
         mean, log_variance = factor * state, variance.log()
         if self.readout is not None:
-            raw_mean, raw_variance = self.readout(hidden, features, transition)
+            raw = self.readout(hidden, features, transition)
+            kept = mean
             if self.mean_form is not None:
-                mean = self.mean_form(raw_mean, state, factor, variance.sqrt(), self.mean_bound)
+                mean = self.mean_form(raw[0], state, factor, variance.sqrt(), self.mean_bound)
+            if self.gain:
+                mean = mean + kept * (self.gain_unit[transition] * raw[-1]).tanh()
             if self.variance_form is not None:
-                log_variance = log_variance + self.variance_form(raw_variance, self.variance_bound)
+                log_variance = log_variance + self.variance_form(raw[1], self.variance_bound)
         return mean, log_variance

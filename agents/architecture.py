@@ -69,6 +69,7 @@ def build_agent(
         variance=config.generation_variance,
         log_variance_bound=config.log_variance_bound,
         langevin=config.langevin,
+        gain=config.gain,
         tables=config.tables,
     )
     destruction = DestructionHead(
@@ -80,6 +81,7 @@ def build_agent(
         variance=config.destruction_variance,
         mean_bound=config.destruction_mean_bound,
         variance_bound=config.destruction_variance_bound,
+        gain=config.gain,
         tables=config.tables,
     )
     separate = not config.shared_backbone and destruction.learned

@@ -113,7 +113,7 @@ COLUMNS = {"label": "settings", "steps": "T", "target": "target", "variant": "po
 HEADING = """# Few-step quality
 
 Command: `python benchmarks/quality.py run --rows benchmarks/results/quality.jsonl`, then `python benchmarks/quality.py table --rows benchmarks/results/quality.jsonl`.
-4,000 iterations of 256, defaults of `ebbflow train`; nats, gaps to the true log Z, mean ± standard deviation over the seeds named; one thread a run.
+2,000 iterations of 256, defaults of `ebbflow train`; nats, gaps to the true log Z, mean ± standard deviation over the seeds named; one thread a run.
 
 """  # noqa: E501
 

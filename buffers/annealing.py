@@ -17,6 +17,10 @@ size falls below a threshold, and moved by kernels that leave π_β invariant (D
 
 Step sizes and block sizes follow the acceptance (Robbins–Monro on the logarithm), which is adaptation between moves and
 leaves each move exact.
+
+Where a density is narrow in one place and wide in another, the narrow place has next to no mass at any temperature but
+the last ones (of a funnel's neck, a share of about β^(d/2)·exp(−(1 − β)·d·|x_1|/2)), so that the ladder passes before
+particles have found it. *Final moves*, at the target itself, let the population flow there.
 """
 
 import math
@@ -35,6 +39,7 @@ __all__ = ["annealed_smc"]
 
 _BLOCK_ACCEPTANCE = 0.3
 _BINS = 64
+_FINAL_ROUND = 20  # final moves between two looks at how wide the population is
 
 
 @dataclass
@@ -118,9 +123,11 @@ def _std(u: Tensor, weight: Tensor, initial_std: float) -> Tensor:
     return (weight @ (u - mean).square()).sqrt().clamp_min(1e-6 * initial_std)
 
 
-def _check(n: int, temperatures: int, moves: int, **positive: float) -> None:
-    for field, value, least in (("n", n, 2), ("temperatures", temperatures, 1), ("moves", moves, 1)):
-        whole_number(field, value, least=least)
+def _check(n: int, temperatures: int, moves: int, final_moves: int, **positive: float) -> None:
+    whole_number("n", n, least=2)
+    whole_number("temperatures", temperatures, least=1)
+    whole_number("moves", moves, least=1)
+    whole_number("final_moves", final_moves, least=0)
     for field, number in positive.items():
         top = math.inf if field == "initial_std" else 1.0
         if (
@@ -143,14 +150,16 @@ def annealed_smc(
     moves: int = 2,
     ess_threshold: float = 0.7,
     target_acceptance: float = 0.574,
+    final_moves: int = 0,
     compression: float | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Anchors:
     """Equally weighted states of the target, and an estimate of log Z, by annealed sequential Monte Carlo.
 
-    It costs n · (1 + temperatures · (moves + 1)) energy calls and as many gradients; more where a density is so steep
-    that a step of the ladder is shortened to keep half of the effective sample size (at most some ten times as many).
+    It costs n · (1 + temperatures · (moves + 1) + final_moves) energy calls and as many gradients; more where a density
+    is so steep that a step of the ladder is shortened to keep half of the effective sample size (at most some ten times
+    as many).
 
     Args:
         target: has a differentiable log density; −inf outside the support is allowed.
@@ -162,8 +171,9 @@ def annealed_smc(
         moves: Langevin moves at each temperature, >= 1; one block move comes on top.
         ess_threshold: resample when the effective sample size falls below this share of n, in (0, 1].
         target_acceptance: of the Langevin moves, in (0, 1].
+        final_moves: Langevin moves at the target itself, after the last temperature, >= 0; log Z stays what it was.
         compression: make every other Langevin move in compressed coordinates of this length, in units of `initial_std`;
-            for densities whose scale varies by orders of magnitude (0.07 for a funnel, with 24 moves).
+            for densities whose scale varies by orders of magnitude (0.07 for a funnel).
         dtype: floating point type of the particles.
         device: where they live.
 
@@ -191,6 +201,7 @@ def annealed_smc(
         n,
         temperatures,
         moves,
+        final_moves,
         initial_std=initial_std,
         ess_threshold=ess_threshold,
         target_acceptance=target_acceptance,
@@ -218,6 +229,17 @@ def annealed_smc(
         ess_history: list[float] = []
         acceptance: list[float] = []
         schedule = [(i / temperatures) ** 2 for i in range(1, temperatures + 1)]
+
+        def langevin_moves(count: int, weight: Tensor) -> float:
+            """`count` moves at the temperature reached, in the spaces by turns; returns their mean acceptance."""
+            stds = [_std(space.coordinates(population.x), weight, initial_std) for space in spaces]
+            accepted = []
+            for move in range(count):
+                i = move % len(spaces)
+                accepted.append(float(langevin_move(path, population, stds[i], log_steps[i], spaces[i]).mean()))
+                log_steps[i] += accepted[-1] - target_acceptance
+            return sum(accepted) / count
+
         while path.beta < 1.0:
             slope = population.energy - path.log_initial(population.x)
             beta = next(b for b in schedule if b > path.beta)
@@ -239,15 +261,12 @@ def annealed_smc(
                 population.take(_systematic(weight, n))
                 population.log_weight = torch.zeros_like(weight)
                 weight = torch.full_like(weight, 1.0 / n)
-            stds = [_std(space.coordinates(population.x), weight, initial_std) for space in spaces]
-            accepted = []
-            for move in range(moves):
-                i = move % len(spaces)
-                accepted.append(float(langevin_move(path, population, stds[i], log_steps[i], spaces[i]).mean()))
-                log_steps[i] += accepted[-1] - target_acceptance
-            acceptance.append(sum(accepted) / moves)
-            excess = float(_block(path, population, stds[0], share).mean()) - _BLOCK_ACCEPTANCE
+            acceptance.append(langevin_moves(moves, weight))
+            std = _std(population.x, weight, initial_std)
+            excess = float(_block(path, population, std, share).mean()) - _BLOCK_ACCEPTANCE
             share = min(1.0, max(1e-3, share * math.exp(excess)))
+        for done in range(0, final_moves, _FINAL_ROUND):
+            langevin_moves(min(_FINAL_ROUND, final_moves - done), weight)
     return Anchors(
         states=population.x,
         log_reward=population.energy,

@@ -40,6 +40,7 @@ def search_for_anchors(
         "initial_std": config.initial_scale * sigma,
         "temperatures": config.temperatures,
         "moves": config.moves,
+        "final_moves": config.final_moves,
         "compression": config.compression,
         "dtype": dtype,
         "device": device,

@@ -90,9 +90,11 @@ class AnchorConfig:
     """Annealing steps."""
     moves: int = 2
     """Langevin moves at each temperature."""
-    compression: float | None = None
+    final_moves: int = 200
+    """Langevin moves at the target itself, after the last temperature: into places too narrow to be found earlier."""
+    compression: float | None = 0.07
     """Make every other Langevin move in compressed coordinates of this length (in units of the initial standard
-    deviation), for densities whose scale varies by orders of magnitude: 0.07, with 24 moves, for a funnel."""
+    deviation), for densities whose scale varies by orders of magnitude, as a funnel's does. None: none of them."""
     initial_scale: float = 1.5
     """Standard deviation of the initial Gaussian, in units of the diffusion rate sigma."""
     contexts: int = 16
@@ -156,7 +158,7 @@ class TrainConfig:
     """Typical length of the target, where the default does not suit."""
     steps: int = 5
     """Number of generation steps T."""
-    iterations: int = 4000
+    iterations: int = 2000
     """Number of training iterations."""
     batch_size: int = 256
     """Trajectories per iteration."""
@@ -196,8 +198,8 @@ class TrainConfig:
     """Decay of the exponential average of the weights that is evaluated and sampled from; 0: the last weights."""
     log_reward_floor: float = -1e6
     """Log densities below this (or -inf, outside the support) count as this in training; evaluation never uses it."""
-    agent: AgentConfig = field(default_factory=AgentConfig)
-    """Architecture and policies."""
+    agent: AgentConfig = field(default_factory=lambda: AgentConfig(time_grid_power=None))
+    """Architecture and policies; here the time grid is matched to the target unless a power is given."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     """Exploration."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -243,6 +245,7 @@ class TrainConfig:
             "anchors.count": 2,
             "anchors.temperatures": 1,
             "anchors.moves": 1,
+            "anchors.final_moves": 0,
             "local_search.every": 1,
             "local_search.states": 0,
             "local_search.anchors": 0,

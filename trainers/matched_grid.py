@@ -20,7 +20,7 @@ from .config import TrainConfig
 
 __all__ = ["matched_power", "with_matched_grid"]
 
-_SEARCH: dict[str, Any] = {"count": 500, "contexts": 10, "temperatures": 30, "moves": 2}
+_SEARCH: dict[str, Any] = {"count": 500, "contexts": 10, "temperatures": 30, "moves": 2, "final_moves": 0}
 _LARGEST = 8.0
 
 
@@ -56,7 +56,7 @@ def with_matched_grid(config: TrainConfig, target: Target, sigma: float) -> Trai
         >>> from ebbflow.envs import get_target
         >>> _ = torch.manual_seed(0)
         >>> config = TrainConfig.from_dict({"agent": {"time_grid_power": None}})
-        >>> 2.5 < with_matched_grid(config, get_target("gmm25"), sigma=7.1).agent.time_grid_power < 3.5
+        >>> 3.5 < with_matched_grid(config, get_target("gmm25"), sigma=7.1).agent.time_grid_power < 4.0
         True
     """
     if config.agent.time_grid_power is not None or config.agent.time_grid != "shrinking":

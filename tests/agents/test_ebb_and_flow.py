@@ -108,7 +108,7 @@ def test_without_the_ratio_they_would_not(random_agent, mixture, steps_back):
 
 def test_they_reach_the_law_from_one_mode(random_agent, mixture):
     torch.manual_seed(0)
-    agent = random_agent(steps=3, dim=1, size=0.2)
+    agent = random_agent(steps=3, dim=1, size=0.2, gain=False)
     x = MEANS[0] + STD * torch.randn(10_000, 1)
     assert chi_square(x) > 1000
     x, _ = moved(agent, mixture, x, 40, 3)

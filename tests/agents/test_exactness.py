@@ -44,14 +44,15 @@ def small_agent(reference, steps, **settings):
 
 
 def constant_destruction(agent, generator):
-    """Random constant raw outputs a, b of the destruction head, and the affine kernels that they must give."""
+    """Random constant raw outputs a, b, c of the destruction head, and the affine kernels that they must give."""
     settings, kernels = agent_settings(agent), []
     for k in range(agent.steps):
         r, s2 = agent.reference.destruction_factor[k], agent.reference.destruction_variance[k]
-        a, b = torch.randn(2, DIM, generator=generator)
+        a, b, c = torch.randn(3, DIM, generator=generator)
         if agent.destruction.readout is not None:
+            raw = [a, b, c] if agent.destruction.gain else [a, b]
             with torch.no_grad():
-                agent.destruction.readout.table[k, :, CONSTANT] = torch.stack([a, b], -1)
+                agent.destruction.readout.table[k, :, CONSTANT] = torch.stack(raw, -1)
         s = math.sqrt(s2)
         factor, offset = {
             "reference": (r + 0 * a, 0 * a),
@@ -59,6 +60,8 @@ def constant_destruction(agent, generator):
             "bounded_offset": (r + 0 * a, s * 2.0 * a.tanh()),
             "offset": (r + 0 * a, s * a),
         }[settings[0]]
+        if settings[0] != "reference" and s:
+            factor = factor + r * (s / math.sqrt(sum(agent.reference.destruction_variance)) * c).tanh()
         variance = (
             s2
             * {
@@ -100,7 +103,10 @@ def affine_destruction(agent, mean, variance, generator):
 
 
 def reverse(agent, kernels, mean, variance):
-    """Give the generation head the time reversal of the destruction kernels, started from N(mean, variance)."""
+    """Give the generation head the time reversal of the destruction kernels, started from N(mean, variance).
+
+    Its gain is some number, for which the factor on the state makes up.
+    """
     table = agent.generation.readout.table
     bound = agent.generation.bound
     for k in reversed(range(agent.steps)):
@@ -109,8 +115,10 @@ def reverse(agent, kernels, mean, variance):
         factor = torch.where(low_variance > 0, r * variance / low_variance.clamp(min=1e-300), 0.0)
         g, v = agent.reference.generation_factor[k], agent.reference.generation_variance[k]
         conditional = variance - factor**2 * low_variance
+        gain = math.tanh(math.sqrt(v / sum(agent.reference.generation_variance)) * (0.5 - k))
         with torch.no_grad():
-            table[k, :, RAW, 0] = (factor - g) * SCALE / math.sqrt(v)
+            table[k, :, CONSTANT, 2] = 0.5 - k
+            table[k, :, RAW, 0] = (factor - (1 + gain) * g) * SCALE / math.sqrt(v)
             table[k, :, CONSTANT, 0] = (mean - factor * low_mean) / math.sqrt(v)
             table[k, :, CONSTANT, 1] = bound * ((conditional / v).log() / bound).atanh()
         mean, variance = low_mean, low_variance

@@ -101,16 +101,19 @@ def test_heads_follow_their_formulas(random_agent):
     features = agent.features(y)
     v = 1.5**2 / 3
     mean, log_variance = agent.generation_step(y, 1, score)
-    a, b = agent.generation.readout(agent.backbone(features, 1), features, 1)
+    a, b, c = agent.generation.readout(agent.backbone(features, 1), features, 1)
     drift = agent.generation.langevin[1] * (math.sqrt(v) * score).clamp(-1, 1)
-    torch.testing.assert_close(mean, y + math.sqrt(v) * (a + drift))
+    gain = (c / math.sqrt(3)).tanh()  # of three equal steps
+    torch.testing.assert_close(mean, y * (1 + gain) + math.sqrt(v) * (a + drift))
     torch.testing.assert_close(log_variance, math.log(v) + 0.5 * (b / 0.5).tanh())
     assert (log_variance - math.log(v)).abs().max() > 0.49
     assert ((math.sqrt(v) * score).abs() > 1).any()
 
     mean, log_variance = agent.destruction_step(y, 2)
-    a, b = agent.destruction.readout(agent.backbone(features, 2), features, 1)
-    torch.testing.assert_close(mean, y / 2 + math.sqrt(v / 2) * 3 * a.tanh())
+    a, b, c = agent.destruction.readout(agent.backbone(features, 2), features, 1)
+    s2 = agent.reference.destruction_variance
+    gain = (math.sqrt(s2[1] / sum(s2)) * c).tanh()
+    torch.testing.assert_close(mean, y / 2 * (1 + gain) + math.sqrt(v / 2) * 3 * a.tanh())
     torch.testing.assert_close(log_variance.exp(), v / 2 * (1 + 0.9 * b.tanh()))
 
 
@@ -121,8 +124,8 @@ def test_readout_reads_each_coordinates_own_features(random_agent):
         readout.linear.weight.zero_()
     features = torch.randn(4, 3, agent.features.count)
     raw = readout(torch.randn(4, 8), features, 1)
-    for i, output in itertools.product(range(3), range(2)):
-        expected = readout.linear.bias[2 * i + output] + features[:, i] @ readout.table[1, i, :, output]
+    for i, output in itertools.product(range(3), range(3)):
+        expected = readout.linear.bias[3 * i + output] + features[:, i] @ readout.table[1, i, :, output]
         torch.testing.assert_close(raw[output][:, i], expected)
 
 

@@ -132,6 +132,27 @@ def test_compressed_moves_reach_further_into_a_funnels_neck():
         annealed_smc(get_target("funnel"), 10, initial_std=1.0, compression=0.0)
 
 
+def test_final_moves_find_the_neck_and_go_on_from_where_the_ladder_ended():
+    found = []
+    for final_moves in (0, 50, 400):
+        torch.manual_seed(0)
+        anchors = annealed_smc(
+            get_target("funnel"), 1000, initial_std=4.5, temperatures=20, compression=0.07, final_moves=final_moves
+        )
+        assert anchors.energy_calls == 1000 * (1 + 20 * 3 + final_moves)
+        found.append((anchors.log_z, float(anchors.states[:, 0].quantile(0.05))))  # the truth: -4.93
+    assert found[0][0] == found[1][0] == found[2][0]
+    assert found[2][1] < found[1][1] - 0.5 < found[0][1] - 1.0
+
+
+def test_final_moves_leave_the_density_alone():
+    torch.manual_seed(0)
+    anchors = annealed_smc(Correlated(), 4000, initial_std=4.0, temperatures=20, final_moves=45, compression=0.1)
+    torch.testing.assert_close(anchors.states.T.cov().double(), Correlated().covariance, atol=0.06, rtol=0.1)
+    value, _ = Correlated().value_and_score(anchors.states.double())
+    torch.testing.assert_close(anchors.log_reward.double(), value, atol=1e-4, rtol=1e-4)
+
+
 def test_outside_the_support_is_never_kept():
     torch.manual_seed(0)
     target = HalfDisc()
@@ -211,6 +232,7 @@ def test_systematic_resampling_gives_each_its_share():
         ({"n": 1}, "n"),
         ({"temperatures": 0}, "temperatures"),
         ({"moves": 0}, "moves"),
+        ({"final_moves": -1}, "final_moves"),
         ({"initial_std": -1.0}, "initial_std"),
         ({"initial_std": math.inf}, "initial_std"),
         ({"ess_threshold": 1.5}, "ess_threshold"),

@@ -197,7 +197,7 @@ def test_every_preset_can_be_loaded_and_names_its_target(name):
         if match := re.fullmatch(r"(.+)-t(\d+)-(fixed|generation|adaptive)", name):
             target, steps, variant = match.groups()
             agent = AgentConfig().variant(variant)
-            recipe = TrainConfig(target=target, steps=int(steps), iterations=4000, threads=1, agent=agent)
+            recipe = TrainConfig(target=target, steps=int(steps), iterations=2000, threads=1, agent=agent)
             assert config == recipe  # a table row is the recipe with the variant's policies, and nothing else
 
 
