@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import tyro
 from digits_gan import CLASSES, LATENT, digits, digits_target, draw_grid
-from rows import commit, read
+from rows import Row, read, run_missing
 from sklearn.svm import SVC
 from torch import Tensor
 
@@ -41,6 +41,7 @@ RECIPE: dict[str, Any] = {"iterations": 3000, "threads": 1, "contexts_per_batch"
 RECIPE["agent"] = {"features": ["raw", "score"]}
 RECIPE["exploration"] = {"scale": 1.0}  # wider steps leave the shell of the prior, benchmarks/results/latent.md
 SAMPLES = 1000  # of each class
+SHOWN = ("elbo", "eubo", "log_z", "ess_reverse", "accuracy", "judge_accuracy", "diversity_pixels")
 
 
 @functools.cache
@@ -94,15 +95,17 @@ def reference(rows: Path, models: Path = MODELS, beta: float = 4.0, samples: int
         "rejection": [class_numbers(target, part, k) for k, part in enumerate(z.split(samples))],
         "prior": [class_numbers(target, torch.randn(samples, LATENT), k) for k in range(CLASSES)],
     }
-    for policy, numbers in found.items():
-        row = {"label": "reference", "policy": policy, "steps": 0, "seed": 1, "beta": beta, "commit": commit()}
-        row |= over_classes(numbers)
-        if policy == "rejection":
-            row |= {"log_z": statistics.fmean(v for v, _ in log_z), "calls_per_sample": calls}
-            row |= {"class_log_z": [v for v, _ in log_z], "class_log_z_stderr": [e for _, e in log_z]}
-        else:
-            row |= {"elbo": float(beta * rewards.mean()), "calls_per_sample": 0.0}
-        append(rows, row)
+    more: dict[str, Row] = {
+        "rejection": {
+            "log_z": statistics.fmean(v for v, _ in log_z),
+            "calls_per_sample": calls,
+            "class_log_z": [v for v, _ in log_z],
+            "class_log_z_stderr": [e for _, e in log_z],
+        },
+        "prior": {"elbo": float(beta * rewards.mean()), "calls_per_sample": 0.0},
+    }
+    keys = [{"label": "reference", "policy": policy, "steps": 0, "seed": 1, "beta": beta} for policy in found]
+    run_missing(rows, keys, lambda key: over_classes(found[key["policy"]]) | more[key["policy"]], SHOWN)
 
 
 def anchors_of(target: LatentTarget, kind: str, count: int) -> Anchors:
@@ -135,7 +138,7 @@ def run_one(target: LatentTarget, config: TrainConfig, kind: str, picture: Path 
             shown.append(target.generator(drawn["x"][:16]))
     if picture is not None:
         picture.parent.mkdir(parents=True, exist_ok=True)
-        draw_before_and_after(target, config, torch.stack(shown), picture)
+        draw_before_and_after(target, trainer.config, torch.stack(shown), picture)
     return over_classes(numbers) | cost | {"class_accuracy": [row["accuracy"] for row in numbers]}
 
 
@@ -148,13 +151,6 @@ def draw_before_and_after(target: LatentTarget, config: TrainConfig, after: Tens
     before = target.generator(agent.generate(len(context), target, context=context)["state"][:, -1])
     gap = torch.full((CLASSES, 1, before.shape[1]), -1.0)
     draw_grid(torch.cat([before.unflatten(0, (CLASSES, 16)), gap, after], dim=1), path)
-
-
-def append(rows: Path, row: dict[str, Any]) -> None:
-    rows.parent.mkdir(parents=True, exist_ok=True)
-    with rows.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
 
 
 def run(
@@ -171,27 +167,23 @@ def run(
 ) -> None:
     """Run what is missing, and append a row for each run."""
     torch.set_num_threads(1)
-    done = {(r["label"], r["policy"], r["steps"], r["seed"]) for r in read(rows)}
-    for seed in seeds:
-        for horizon in steps:
-            for variant in variants:
-                if (label, variant, horizon, seed) in done:
-                    continue
-                changed = RECIPE | json.loads(settings) | {"steps": horizon, "seed": seed, "target": "latent"}
-                changed["agent"] = RECIPE["agent"] | json.loads(settings).get("agent", {})
-                config = TrainConfig.from_dict(changed, origin="settings")
-                config = replace(config, agent=config.agent.variant(variant))
-                picture = None if pictures is None else pictures / f"{label}-{variant}-t{horizon}-{seed}.png"
-                key = {
-                    "label": label,
-                    "policy": variant,
-                    "steps": horizon,
-                    "seed": seed,
-                    "beta": beta,
-                    "anchors": anchors,
-                }
-                found = run_one(digits_target(models, beta), config, anchors, picture)
-                append(rows, key | found | {"commit": commit(), "settings": settings})
+    keys = [
+        {"label": label, "policy": variant, "steps": horizon, "seed": seed, "beta": beta, "anchors": anchors}
+        for seed in seeds
+        for horizon in steps
+        for variant in variants
+    ]
+
+    def work(key: Row) -> Row:
+        changed = RECIPE | json.loads(settings) | {"steps": key["steps"], "seed": key["seed"], "target": "latent"}
+        changed["agent"] = RECIPE["agent"] | json.loads(settings).get("agent", {})
+        config = TrainConfig.from_dict(changed, origin="settings")
+        config = replace(config, agent=config.agent.variant(key["policy"]))
+        name = f"{label}-{key['policy']}-t{key['steps']}-{key['seed']}.png"
+        found = run_one(digits_target(models, beta), config, anchors, None if pictures is None else pictures / name)
+        return found | {"settings": settings}
+
+    run_missing(rows, keys, work, SHOWN)
 
 
 COLUMNS = (  # key, title, digits
