@@ -4,14 +4,17 @@
     python benchmarks/quality.py run --rows benchmarks/results/settings.jsonl --targets gmm40 --variants adaptive \
         --seeds 0 --label width64 --settings '{"agent": {"width": 64}}'
     python benchmarks/quality.py table --rows benchmarks/results/quality.jsonl --out benchmarks/results/quality.md
+    python benchmarks/quality.py claims --rows benchmarks/results/quality.jsonl
     python benchmarks/quality.py presets
 
 Every run uses one thread. A row that is already there (same label, target, variant, steps and seed) is not run again,
-so that an interrupted benchmark goes on where it stopped. `presets` writes the settings of the table as presets.
+so that an interrupted benchmark goes on where it stopped. `claims` holds two claims of arXiv 2506.01541 against them,
+and `presets` writes the settings of the table as presets.
 """
 
 import json
 import time
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,11 @@ from rows import Row, group, read, run_missing, write_table
 from ebbflow.envs.errors import InputError
 from ebbflow.envs.registry import get_target
 from ebbflow.envs.targets.many_well import ManyWell
+from ebbflow.trainers.comparison import NUMBERS as COMPARED
+from ebbflow.trainers.comparison import Group
 from ebbflow.trainers.config import PRESETS, TrainConfig
 from ebbflow.trainers.evaluation import looking_on, sample_agent
+from ebbflow.trainers.tabulation import as_text
 from ebbflow.trainers.train import evaluate_run
 from ebbflow.trainers.trainer import Trainer
 
@@ -124,6 +130,36 @@ def table(rows: Path, out: Path | None = None) -> None:
     write_table(group(found, COLUMNS), NUMBERS, out, HEADING)
 
 
+CLAIMS = {  # adaptive at T = 5 is narrower than these
+    "fixed variance at T = 20": ("fixed", 20),
+    "generation variance only at T = 5": ("generation", 5),
+}
+
+
+def claims(rows: Path, label: str = "recipe", width: str = "width") -> None:
+    """Markdown table: is adaptive at T = 5 narrower, in the mean over seeds, than what the paper holds it against?"""
+    found: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
+    for row in read(rows):
+        if row["label"] == label:
+            found[row["target"], row["variant"], row["steps"]].append(row)
+    print("| target | adaptive at T = 5 | " + " | ".join(f"{claim} | factor" for claim in CLAIMS) + " |")
+    print("|---|---|" + "---|---|" * len(CLAIMS))
+    holds = dict.fromkeys(CLAIMS, 0)
+    number = next(number for number in COMPARED if number.name == width)
+    for target in TARGETS:
+        ours = Group({}, found.get((target, "adaptive", 5), []))
+        cells = [as_text(ours.summary(width), number, len(ours.evaluations))]
+        for claim, key in CLAIMS.items():
+            theirs = Group({}, found.get((target, *key), []))
+            one, other = ours.summary(width), theirs.summary(width)
+            factor = None if one is None or other is None else other.mean / one.mean
+            holds[claim] += factor is not None and factor > 1.0
+            cells += [as_text(other, number, len(theirs.evaluations)), "" if factor is None else f"{factor:.2f}"]
+        print(f"| {target} | " + " | ".join(cells) + " |")
+    told = (f"than {claim}: on {count} of {len(TARGETS)} targets" for claim, count in holds.items())
+    print(f"\nAdaptive at T = 5 is narrower {', '.join(told)}.")
+
+
 def presets() -> None:
     """Write a preset for each row of the few-step table: the recipe, and what differs from the defaults."""
     defaults = TrainConfig()
@@ -139,4 +175,4 @@ def presets() -> None:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"run": run, "table": table, "presets": presets})
+    tyro.extras.subcommand_cli_from_dict({"run": run, "table": table, "claims": claims, "presets": presets})

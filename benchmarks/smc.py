@@ -9,6 +9,7 @@ density for each new trajectory). Where a density is so steep that the ladder's 
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ import tyro
 from rows import Row, group, read, run_missing, write_table
 
 from ebbflow.agents import build_agent
-from ebbflow.buffers.annealing import annealed_smc
 from ebbflow.envs.registry import get_target
 from ebbflow.envs.targets.many_well import ManyWell
+from ebbflow.trainers.anchor_search import search_for_anchors
 from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.evaluation import exact_samples, looking_on
 from ebbflow.trainers.metrics import mode_coverage, mode_shares, sinkhorn_divergence
@@ -29,17 +30,15 @@ RECIPE = TrainConfig()
 
 def energy_calls(particles: int, temperatures: int) -> int:
     """Energy calls of a search whose ladder needs no shortened step."""
-    return particles * (1 + temperatures * (RECIPE.anchors.moves + 1))
+    return particles * (1 + temperatures * (RECIPE.anchors.moves + 1) + RECIPE.anchors.final_moves)
 
 
 def budgets() -> dict[str, tuple[int, int]]:
     """Particles and temperatures by name."""
     count, temperatures = RECIPE.anchors.count, RECIPE.anchors.temperatures
-    new = RECIPE.batch_size - round(
-        RECIPE.batch_size * RECIPE.replay.share
-    )  # trajectories with a new end, each iteration
+    new = RECIPE.batch_size - round(RECIPE.batch_size * RECIPE.replay.share)  # trajectories with a new end
     spent = energy_calls(count, temperatures) + RECIPE.iterations * new
-    matched = (spent // count - 1) // (RECIPE.anchors.moves + 1)
+    matched = (spent // count - 1 - RECIPE.anchors.final_moves) // (RECIPE.anchors.moves + 1)
     return {
         "a fifth of the anchors": (count // 5, temperatures),
         "the anchors": (count, temperatures),
@@ -52,10 +51,10 @@ def run_one(key: Row) -> Row:
     """Particles, estimate and cost, with the metrics of the evaluation against exact samples."""
     target = get_target(key["target"])
     particles, temperatures = budgets()[key["budget"]]
-    std = RECIPE.anchors.initial_scale * target.scale
+    search = replace(RECIPE.anchors, count=particles, temperatures=temperatures)
     torch.manual_seed(key["seed"])
     begun, cpu = time.perf_counter(), time.process_time()
-    found = annealed_smc(target, particles, initial_std=std, temperatures=temperatures, moves=RECIPE.anchors.moves)
+    found = search_for_anchors(target, search, target.scale, device=torch.device("cpu"), dtype=torch.float32)
     row: Row = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
     agent = build_agent(target.space, scale=target.scale, steps=1)  # asked for nothing but the evaluation's own samples
     with looking_on(agent, target, seed=0):
