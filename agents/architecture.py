@@ -31,7 +31,8 @@ def build_agent(
     """Agent for a space, in torch's default dtype, with freshly initialised parameters (torch's global generator).
 
     Args:
-        space: the state space.
+        space: the state space; one that is not plain `Continuous` has coordinates of its own, which `compression`
+            leaves alone.
         scale: typical length of the target, > 0; sets σ and the unit of the features.
         steps: number of steps T, >= 1.
         config: the architecture.
@@ -57,7 +58,8 @@ def build_agent(
     if config.compression is not None:
         if not 0.0 < config.compression < math.inf:
             raise InputError(f"compression: expected a positive finite length, got {config.compression!r}")
-        space = Compressed(space.dim, config.compression * scale)
+        if type(space) is Continuous:
+            space = Compressed(space.dim, config.compression * scale)
     inputs = space.dim * features.count
     contexts = 0 if context_space is None else context_space.dim
     backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts)

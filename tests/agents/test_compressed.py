@@ -112,6 +112,17 @@ def test_a_space_of_another_shape_is_refused(quartic):
         GenerationEnv(quartic, 3, space=Compressed(3))
 
 
+def test_a_space_with_coordinates_of_its_own_keeps_them():
+    class Shifted(Continuous):
+        def coordinates(self, state):
+            return state - 1.0
+
+    for space in (Compressed(2, length=7.0), Shifted(2)):
+        assert build_agent(space, scale=1.5, steps=2).space is space
+    assert build_agent(Continuous(2), scale=1.5, steps=2).space == Compressed(2, length=4.5)
+    assert build_agent(Continuous(2), scale=1.5, steps=2, config=AgentConfig(compression=None)).space == Continuous(2)
+
+
 @pytest.mark.parametrize("compression", [0.0, -1.0, float("inf"), float("nan")])
 def test_compression_out_of_range(compression):
     with pytest.raises(InputError, match="compression"):
