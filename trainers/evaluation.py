@@ -163,6 +163,9 @@ def sample_agent(
     columns = {"x": torch.cat(states)}
     if log_weights:
         columns["log_weight"] = _checked(torch.cat(log_weights), "generated")
+        # Of a path that was drawn, the density is never zero: unless it went to where coordinates are held.
+        if beyond := int((columns["log_weight"] == torch.inf).sum()):
+            raise InputError(f"agent: {beyond} of {n} generated paths lead too far away; its training has diverged")
     return columns
 
 
@@ -219,10 +222,11 @@ def evaluate(
             exact samples or density, and what the density itself raises.
 
     Example:
-        >>> from ebbflow.agents import build_agent
+        >>> from ebbflow.agents import AgentConfig, build_agent
         >>> from ebbflow.envs.targets.mixtures import GaussianMixture
         >>> target = GaussianMixture([[0.0, 0.0]], std=2.0)
-        >>> agent = build_agent(target.space, scale=2.0, steps=3)  # a Brownian bridge is exact for this one
+        >>> plain = AgentConfig(compression=None)  # a Brownian bridge is exact for this one
+        >>> agent = build_agent(target.space, scale=2.0, steps=3, config=plain)
         >>> evaluation = evaluate(agent, target, samples=100)
         >>> abs(round(evaluation["sandwich_width"], 3)), round(evaluation["ess_reverse"], 3)
         (0.0, 1.0)

@@ -58,8 +58,9 @@ LOG_Z = 4.0
 
 
 def bridge(dim: int = 1, sigma: float = 1.0, steps: int = 3, **settings):
-    """An untrained agent: its samples are N(0, σ²) in every coordinate."""
-    return build_agent(Continuous(dim), scale=sigma, steps=steps, config=AgentConfig(width=8, **settings))
+    """An untrained agent: its samples are N(0, σ²) in every coordinate, of the state itself unless compressed."""
+    config = AgentConfig(**{"width": 8, "compression": None, **settings})
+    return build_agent(Continuous(dim), scale=sigma, steps=steps, config=config)
 
 
 def gaussian(dim: int = 1, std: float = 1.0, *, sampled: bool = True) -> CallableTarget:
@@ -124,6 +125,16 @@ def test_an_exact_sampler_has_width_zero_and_no_warning():
     assert found["sinkhorn"] == pytest.approx(found["sinkhorn_floor"], abs=0.1)
     assert found["mode_coverage"] == 1.0
     assert warnings_of(found) == []
+
+
+def test_a_sampler_beyond_where_coordinates_are_held_is_refused():
+    """Its states are finite, their densities are not those of what was drawn, and its bounds would be infinite."""
+    agent = bridge(2, compression=3.0)
+    with torch.no_grad():
+        agent.generation.readout.linear.bias.fill_(1e30)
+    for density in (GaussianMixture([[0.0, 0.0]], std=1.0), gaussian(2)):
+        with pytest.raises(InputError, match="50 of 50 generated paths lead too far away; its training has diverged"):
+            evaluate(agent, density, samples=50)
 
 
 def test_a_collapsed_sampler_cannot_hide():
@@ -335,12 +346,14 @@ def test_chunking_estimates_the_same():
     )
 
 
-def test_samples_and_their_weights():
-    agent, target = bridge(2), gaussian(2, 0.8)
+@pytest.mark.parametrize("compression", [None, 3.0])
+def test_samples_and_their_weights(compression):
+    agent, target = bridge(2, compression=compression), gaussian(2, 0.8)
     drawn = sample_agent(agent, target, n=5_000, chunk=999)
     assert drawn["x"].shape == (5_000, 2)
-    # Of a bridge, the weight is p(x) / N(x; 0, 1).
-    q = torch.distributions.Normal(0.0, 1.0).log_prob(drawn["x"]).sum(-1)
+    # Of a bridge, the weight is p(x) / N(u; 0, 1) · |dx/du|.
+    normal = torch.distributions.Normal(0.0, 1.0)
+    q = normal.log_prob(agent.space.coordinates(drawn["x"])).sum(-1) - agent.space.log_volume(drawn["x"])
     torch.testing.assert_close(drawn["log_weight"], target(drawn["x"]) - q, atol=1e-4, rtol=0.0)
     variance = drawn["log_weight"].softmax(0) @ drawn["x"].square()
     torch.testing.assert_close(variance, torch.full((2,), 0.64), atol=0.05, rtol=0.0)
