@@ -5,6 +5,7 @@ length* of a density is a low quantile over its samples of sqrt(dim) / |∇log R
 Gaussians, and the width of the narrower parts where widths differ from place to place.
 """
 
+import torch
 from torch import Tensor
 
 from ..envs.errors import InputError
@@ -24,7 +25,7 @@ def local_length(target: Target, states: Tensor, context: Tensor | None = None) 
         context: their contexts `[n, c]`, of a conditional target.
 
     Raises:
-        InputError: when there is no state, no gradient, or the density is flat at most states.
+        InputError: when there is no state, no gradient, or the density is flat at more than nine tenths of the states.
 
     Example:
         >>> from ebbflow.envs import get_target
@@ -37,7 +38,8 @@ def local_length(target: Target, states: Tensor, context: Tensor | None = None) 
     if len(states) == 0:
         raise InputError("states: expected at least one, to see how narrow the density is")
     score = target.value_and_score(states, context)[1].flatten(1)
-    length = float((score.shape[1] ** 0.5 / score.norm(dim=1)).quantile(_QUANTILE))
+    lengths = score.shape[1] ** 0.5 / score.norm(dim=1)  # infinite where it is flat, and NaN between two such
+    length = float(lengths.quantile(_QUANTILE).nan_to_num(nan=torch.inf, posinf=torch.inf))
     if not 0.0 < length < float("inf"):
         raise InputError(f"target {target.name!r}: its local length is {length}; is its log density flat?")
     return length

@@ -199,7 +199,8 @@ class TrainConfig:
     log_reward_floor: float = -1e6
     """Log densities below this (or -inf, outside the support) count as this in training; evaluation never uses it."""
     agent: AgentConfig = field(default_factory=lambda: AgentConfig(time_grid_power=None))
-    """Architecture and policies; here the time grid is matched to the target unless a power is given."""
+    """Architecture and policies; here the time grid is matched to the target, by its gradient, unless a power is
+    given."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     """Exploration."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)

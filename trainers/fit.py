@@ -16,7 +16,7 @@ from .callbacks import Callback, MetricsLogger, NaNGuard, ProgressBar
 from .config import TrainConfig
 from .evaluation import sample_agent, warnings_of
 from .train import evaluate_run
-from .trainer import Trainer
+from .trainer import Trainer, device_of
 
 __all__ = ["FitResult", "fit"]
 
@@ -136,9 +136,12 @@ def fit(
     if contexts is not None and not isinstance(target, CallableTarget):
         raise InputError(f"contexts: target {target.name!r} has its own, or none; they are for a plain log density")
     values["target"] = target.name
-    trainer = Trainer(target, TrainConfig.from_dict(values, origin="fit"))
+    config = TrainConfig.from_dict(values, origin="fit")
+    anchors = None
     if samples is not None:
-        trainer.anchors = Anchors.from_samples(target, _states(samples).to(trainer.device, trainer.dtype))
+        where = device_of(config), getattr(torch, config.dtype)
+        anchors = Anchors.from_samples(target.to(*where), _states(samples).to(*where))
+    trainer = Trainer(target, config, anchors=anchors)
     metrics = MetricsLogger()
     callbacks: list[Callback] = [NaNGuard(), metrics]
     bar = ProgressBar(metrics) if progress else None

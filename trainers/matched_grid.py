@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..buffers.anchors import Anchors
 from ..buffers.local_length import local_length
 from ..envs.target import Target
 from .anchor_search import search_for_anchors
@@ -20,7 +21,16 @@ from .config import TrainConfig
 
 __all__ = ["matched_power", "with_matched_grid"]
 
-_SEARCH: dict[str, Any] = {"count": 500, "contexts": 10, "temperatures": 30, "moves": 2, "final_moves": 0}
+SEARCH: dict[str, Any] = {
+    "count": 500,
+    "contexts": 10,
+    "temperatures": 30,
+    "moves": 2,
+    "final_moves": 0,
+    "compression": None,
+}
+"""The short search, as changes of `config.anchors`."""
+
 _LARGEST = 8.0
 
 
@@ -41,13 +51,17 @@ def matched_power(steps: int, sigma: float, length: float) -> float:
     return round(min(_LARGEST, max(1.0, 2.0 * math.log(sigma / length) / math.log(steps))), 2)
 
 
-def with_matched_grid(config: TrainConfig, target: Target, sigma: float) -> TrainConfig:
-    """The settings, with `agent.time_grid_power` chosen for the target by a short search where it is left open.
+def with_matched_grid(config: TrainConfig, target: Target, sigma: float, anchors: Anchors | None = None) -> TrainConfig:
+    """The settings, with `agent.time_grid_power` chosen for the target where it is left open.
+
+    The local length is that of a short search, or of anchors of the user's own, which cost one gradient call a state.
 
     Args:
-        config: settings; returned as they are where the power is given, or the grid has none.
+        config: settings; returned as they are where the power is given, or the grid has none. A single step has a
+            power that does not matter, and costs nothing.
         target: on the device and in the floating point type of the training; its calls are counted.
         sigma: diffusion rate.
+        anchors: states of the target to use instead of the search.
 
     Raises:
         InputError: whatever the search and the density raise.
@@ -61,9 +75,11 @@ def with_matched_grid(config: TrainConfig, target: Target, sigma: float) -> Trai
     """
     if config.agent.time_grid_power is not None or config.agent.time_grid != "shrinking":
         return config
-    search = dataclasses.replace(config.anchors, compression=None, **_SEARCH)
-    device, dtype = torch.device(config.device), getattr(torch, config.dtype)
-    found = search_for_anchors(target, search, sigma, device=device, dtype=dtype)
-    length = local_length(target, found.states, found.contexts)
-    power = matched_power(config.steps, sigma, length)
+    power = 1.0
+    if config.steps > 1:
+        if anchors is None:
+            search = dataclasses.replace(config.anchors, **SEARCH)
+            device, dtype = torch.device(config.device), getattr(torch, config.dtype)
+            anchors = search_for_anchors(target, search, sigma, device=device, dtype=dtype)
+        power = matched_power(config.steps, sigma, local_length(target, anchors.states, anchors.contexts))
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, time_grid_power=power))

@@ -51,7 +51,8 @@ class Trainer:
         callbacks: called around the loop; see `Callback`.
         agent: an agent of your own instead of `build_agent(config.agent)`, on the target's space and with
             `config.steps` steps; moved as the target is.
-        anchors: anchors of your own instead of the search that `config.anchors` describes.
+        anchors: anchors of your own instead of the search that `config.anchors` describes, and of that for an open
+            `agent.time_grid_power`.
 
     Attributes:
         agent: the agent being trained.
@@ -87,7 +88,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.config = config
-        self.device = _device(config.device)
+        self.device = device_of(config)
         self.dtype = getattr(torch, config.dtype)
         self.target = target.to(self.device, self.dtype)
         before = target.energy_calls, target.gradient_calls
@@ -101,7 +102,7 @@ class Trainer:
         if anchors is not None and (anchors.contexts is not None) != target.is_conditional:
             raise InputError("anchors: expected to have contexts for a conditional target, and only for one")
         if agent is None:
-            self.config = config = with_matched_grid(config, self.target, self._sigma)
+            self.config = config = with_matched_grid(config, self.target, self._sigma, anchors)
         found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
         self._calls_before = before[0] - found[0], before[1] - found[1]
         generation = get_objective(config.objective, subtb_lambda=config.subtb_lambda)
@@ -540,7 +541,13 @@ class Trainer:
             ) from error
 
 
-def _device(name: str) -> torch.device:
+def device_of(config: TrainConfig) -> torch.device:
+    """The device of the settings.
+
+    Raises:
+        InputError: when torch cannot compute on it here.
+    """
+    name = config.device
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # `meta` holds shapes, but no numbers

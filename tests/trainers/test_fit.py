@@ -176,6 +176,15 @@ def test_samples_of_ones_own_are_the_anchors(quick):
         assert result.evaluation["energy_calls"] == 30 + 16 + 12 + 11 * 8
 
 
+def test_samples_of_ones_own_are_what_the_grid_is_matched_to(quick):
+    wide, narrow = (
+        fit(normal, dim=2, samples=samples, **quick(agent={"time_grid_power": None}))
+        for samples in (0.2 * torch.randn(30, 2), 9.0 * torch.randn(30, 2))
+    )
+    assert wide.evaluation["gradient_calls"] == narrow.evaluation["gradient_calls"] == 30
+    assert wide.trainer.config.agent.time_grid_power == 1.0 < narrow.trainer.config.agent.time_grid_power - 1.0
+
+
 @pytest.mark.parametrize(
     ("samples", "message"),
     [

@@ -1,9 +1,11 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from ebbflow.buffers import local_length
+from ebbflow.agents import AgentConfig, build_agent
+from ebbflow.buffers import Anchors, local_length
 from ebbflow.envs import InputError, get_target
 from ebbflow.envs.targets import CallableTarget, GaussianMixture
 from ebbflow.trainers import TrainConfig, Trainer
@@ -19,8 +21,8 @@ OPEN["agent"] = {"width": 8, "time_grid_power": None}
 def test_local_length_is_the_width_of_modes_however_far_apart(std):
     target = GaussianMixture([[-9.0, 0.0, 3.0], [9.0, 1.0, 0.0]], std=std).double()
     torch.manual_seed(0)
-    # sqrt(3) / |z|, z normal in three dimensions: the median of |z| is 1.538.
-    assert local_length(target, target.sample(20_000)) == pytest.approx(std * math.sqrt(3) / 1.538, rel=0.02)
+    # sqrt(3) / |z|, z normal in three dimensions: a tenth of |z| is above 2.500.
+    assert local_length(target, target.sample(20_000)) == pytest.approx(std * math.sqrt(3) / 2.500, rel=0.02)
 
 
 def test_local_length_of_nothing_and_of_a_flat_density():
@@ -29,6 +31,10 @@ def test_local_length_of_nothing_and_of_a_flat_density():
     flat = CallableTarget(lambda x: 0.0 * x.sum(-1), dim=2, name="flat")
     with pytest.raises(InputError, match="target 'flat': its local length is inf"):
         local_length(flat, torch.randn(5, 2))
+    plateau = CallableTarget(lambda x: -0.5 * x.square().sum(-1) * (x[:, 0] > 0), dim=2, name="plateau")
+    states = torch.tensor([[1.0, 0.0]]).repeat(10, 1)
+    states[2:, 0] = -1.0  # flat at eight of ten
+    assert local_length(plateau, states) == pytest.approx(math.sqrt(2))
 
 
 @pytest.mark.parametrize("steps", [2, 5, 20])
@@ -48,7 +54,51 @@ def test_narrow_modes_get_shorter_last_steps():
         torch.manual_seed(0)
         target = get_target(name)
         powers.append(with_matched_grid(config, target, target.scale).agent.time_grid_power)
-    assert 2.7 < powers[0] < 3.5 < 4.2 < powers[1] < 5.0
+    assert 3.5 < powers[0] < 4.0 < 5.0 < powers[1] < 5.6
+
+
+@pytest.mark.parametrize("contexts", [None, torch.tensor([[0.5]])])
+def test_anchors_that_are_given_are_used_instead_of_a_search(contexts):
+    """Their local length is that of their own place, which is not that of the density as a whole."""
+
+    def log_prob(x, context=None):
+        width = torch.where(x[:, 0] > 0, 0.1, 2.0)
+        return -0.5 * ((x.square().sum(-1) if context is None else (x - context).square().sum(-1)) / width**2)
+
+    space = None if contexts is None else torch.zeros(3, 1)
+    target = CallableTarget(log_prob, dim=2, scale=2.0, name="two widths", contexts=space)
+    config = TrainConfig.from_dict(OPEN)
+    powers = []
+    for side in (1.0, -1.0):
+        rows = None if contexts is None else contexts.expand(40, 1)
+        states = torch.randn(40, 2).abs() * side * (0.1 if side > 0 else 2.0)
+        anchors = Anchors.from_samples(target, states, rows)
+        calls = target.energy_calls, target.gradient_calls
+        found = with_matched_grid(config, target, 2.0, anchors)
+        assert (target.energy_calls - calls[0], target.gradient_calls - calls[1]) == (40, 40)
+        powers.append(found.agent.time_grid_power)
+        assert powers[-1] == matched_power(5, 2.0, local_length(target, states, rows))
+    assert powers[0] > powers[1] + 1.0
+
+
+def test_a_training_with_anchors_or_an_agent_of_its_own_does_not_search():
+    target, config = get_target("gmm25"), TrainConfig.from_dict(OPEN)
+    anchors = Anchors.from_samples(target, target.sample(30))
+    trainer = Trainer(target, config, anchors=anchors)
+    assert trainer.config.agent.time_grid_power > 2.5
+    assert (trainer.energy_calls, trainer.gradient_calls) == (30 + 30, 30)
+    trainer.train()
+    assert trainer.gradient_calls == 30 and trainer.anchors is anchors
+
+    agent = build_agent(target.space, scale=target.scale, steps=config.steps)
+    given = Trainer(target, config, agent=agent)
+    assert given.agent is agent and given.energy_calls == 0
+
+
+def test_a_single_step_has_nothing_to_match():
+    target = get_target("gmm25")
+    config = with_matched_grid(TrainConfig.from_dict({**OPEN, "steps": 1}), target, target.scale)
+    assert config.agent.time_grid_power == 1.0 and target.energy_calls == 0
 
 
 def test_what_is_given_stays_and_costs_nothing():
@@ -66,7 +116,12 @@ def test_the_trainer_chooses_counts_the_search_and_keeps_its_choice(name):
     power = one.config.agent.time_grid_power
     assert 1.0 <= power <= 8.0 and two.config.agent.time_grid_power == power
     assert one.agent.reference.times[1] == pytest.approx(1 - (1 - 1 / 5) ** power)
-    assert one.energy_calls >= 500 and one.gradient_calls >= 500
+    assert one.energy_calls == one.gradient_calls == 500 * (1 + 30 * (2 + 1)) + 500  # the search; its states' lengths
+
+
+def test_matching_is_the_default_of_a_training_and_not_of_an_agent():
+    assert TrainConfig().agent == dataclasses.replace(AgentConfig(), time_grid_power=None)
+    assert TrainConfig.from_dict({"agent": {"width": 8}}).agent.time_grid_power is None
 
 
 def test_a_run_remembers_the_choice(tmp_path):
