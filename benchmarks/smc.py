@@ -22,28 +22,31 @@ from ebbflow.envs.targets.many_well import ManyWell
 from ebbflow.trainers.anchor_search import search_for_anchors
 from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.evaluation import exact_samples, looking_on
+from ebbflow.trainers.matched_grid import SEARCH
 from ebbflow.trainers.metrics import mode_coverage, mode_shares, sinkhorn_divergence
 
 TARGETS = ("gmm25", "gmm25-narrow", "gmm40", "funnel", "manywell-32", "student-t")
 RECIPE = TrainConfig()
 
 
-def energy_calls(particles: int, temperatures: int) -> int:
-    """Energy calls of a search whose ladder needs no shortened step."""
-    return particles * (1 + temperatures * (RECIPE.anchors.moves + 1) + RECIPE.anchors.final_moves)
+def energy_calls(particles: int, temperatures: int, config: TrainConfig = RECIPE) -> int:
+    """Energy calls of a search as a training makes it, whose ladder needs no shortened step."""
+    return particles * (1 + temperatures * (config.anchors.moves + 1) + config.anchors.final_moves)
 
 
-def budgets() -> dict[str, tuple[int, int]]:
+def budgets(config: TrainConfig = RECIPE) -> dict[str, tuple[int, int]]:
     """Particles and temperatures by name."""
-    count, temperatures = RECIPE.anchors.count, RECIPE.anchors.temperatures
-    new = RECIPE.batch_size - round(RECIPE.batch_size * RECIPE.replay.share)  # trajectories with a new end
-    spent = energy_calls(count, temperatures) + RECIPE.iterations * new
-    matched = (spent // count - 1 - RECIPE.anchors.final_moves) // (RECIPE.anchors.moves + 1)
+    count, temperatures = config.anchors.count, config.anchors.temperatures
+    new = config.batch_size - round(config.batch_size * config.replay.share)  # trajectories with a new end
+    spent = energy_calls(count, temperatures, config) + config.iterations * new + config.batch_size
+    if config.agent.time_grid_power is None:  # a search for it, and the local length at each state found
+        spent += SEARCH["count"] * (2 + SEARCH["temperatures"] * (SEARCH["moves"] + 1) + SEARCH["final_moves"])
+    matched = (spent // count - 1 - config.anchors.final_moves) // (config.anchors.moves + 1)
     return {
         "a fifth of the anchors": (count // 5, temperatures),
         "the anchors": (count, temperatures),
         "a training, in temperatures": (count, matched),
-        "a training, in particles": (count * spent // energy_calls(count, temperatures), temperatures),
+        "a training, in particles": (count * spent // energy_calls(count, temperatures, config), temperatures),
     }
 
 

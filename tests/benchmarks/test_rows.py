@@ -2,19 +2,22 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ebbflow.agents import build_agent
 from ebbflow.envs import InputError, get_target
-from ebbflow.trainers.config import list_presets, load_preset
+from ebbflow.trainers.config import TrainConfig, list_presets, load_preset
 from ebbflow.trainers.objectives.catalogue import get_objective
+from ebbflow.trainers.trainer import Trainer
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TINY = {
     **{"iterations": 3, "batch_size": 8, "evaluation_samples": 16},
-    **{"anchors.count": 20, "anchors.temperatures": 2, "agent.width": 4},
+    **{"anchors.count": 20, "anchors.temperatures": 2, "anchors.final_moves": 2},
+    **{"agent.width": 4, "agent.time_grid_power": 2.0},
 }
 
 
@@ -67,15 +70,17 @@ def test_an_ablation_runs_resumes_and_tells_failures(tmp_path, capsys):
     grid, rows = tmp_path / "grid.json", tmp_path / "rows.jsonl"
     breaking = {"iterations": 30, "generation_optimiser.rate": 1e38, "generation_optimiser.table_rate": 1e38}
     changes = {"recipe": {}, "breaks": breaking, "short": {"steps": 2, "agent.tables": False}}
+    changes["breaks at once"] = breaking | {"agent.compression": None}
     grid.write_text(json.dumps({"targets": ["gmm25"], "seeds": [0, 1], "base": TINY, "changes": changes}))
     run(grid, rows, seeds=(0,))
     before = rows.read_text()
     run(grid, rows, only=("recipe", "short"))
     assert rows.read_text().startswith(before)
     found = {(row["label"], row["seed"]): row for row in read(rows)}
-    assert set(found) == {("recipe", 0), ("breaks", 0), ("short", 0), ("recipe", 1), ("short", 1)}
+    assert set(found) == {(label, 0) for label in changes} | {("recipe", 1), ("short", 1)}
     assert found["short", 0]["steps"] == 2 and json.loads(found["short", 1]["settings"])["agent"]["tables"] is False
-    assert "nan" in found["breaks", 0]["failed"] and found["breaks", 0]["failed_at"] < 30
+    assert "too far away" in found["breaks", 0]["failed"]  # seen by the evaluation: no state is infinite
+    assert "nan" in found["breaks at once", 0]["failed"] and found["breaks at once", 0]["failed_at"] < 30
     assert found["recipe", 1]["cpu_seconds"] > 0
     assert found["recipe", 0]["elbo"] != found["recipe", 1]["elbo"]
     capsys.readouterr()
@@ -85,8 +90,9 @@ def test_an_ablation_runs_resumes_and_tells_failures(tmp_path, capsys):
         ["| gmm25", "recipe", "5", "0, 1"],
         ["| gmm25", "breaks", "5", "0 (failed)"],
         ["| gmm25", "short", "2", "0, 1"],
+        ["| gmm25", "breaks at once", "5", "0 (failed)"],
     ]
-    assert len(Grid.load(grid).cases()) == 6
+    assert len(Grid.load(grid).cases()) == 8
 
 
 def test_a_wrong_setting_stops_an_ablation_before_it_begins(tmp_path):
@@ -113,21 +119,29 @@ def test_every_change_of_a_grid_can_be_run_and_changes_something(path):
         if key["seed"] == 0:
             config = configs[key["target"], key["label"]] = configure(key, settings)
             target = get_target(config.target)
-            build_agent(target.space, scale=target.scale, steps=config.steps, config=config.agent)
+            agent = config.agent
+            if agent.time_grid_power is None:  # which a training chooses
+                agent = replace(agent, time_grid_power=2.0)
+            build_agent(target.space, scale=target.scale, steps=config.steps, config=agent)
             for name in (config.objective, config.destruction_objective or config.objective):
                 get_objective(name)
     assert len(configs) == len(set(map(str, configs.values())))  # no two changes are the same
 
 
 def test_the_budget_of_a_training_is_matched():
+    """With what a training does spend, its search for the time grid and the final moves of its anchors included."""
     from smc import RECIPE, budgets, energy_calls
 
-    rows = [json.loads(line) for line in (BENCHMARKS / "results/quality.jsonl").read_text().splitlines()]
-    spent = {row["energy_calls"] for row in rows if row["label"] == "recipe"}
-    for name in ("a training, in temperatures", "a training, in particles"):
-        for calls in spent:
-            assert energy_calls(*budgets()[name]) == pytest.approx(calls, rel=0.02)
+    changes = {"iterations": 40, "anchors": {"count": 200, "temperatures": 50, "final_moves": 30}}
+    for agent in ({"width": 4}, {"width": 4, "time_grid_power": 2.0}):
+        config = TrainConfig.from_dict({**changes, "agent": agent})
+        trainer = Trainer(get_target("gmm25"), config)
+        trainer.train()
+        assert trainer.anchors.energy_calls == energy_calls(*budgets(config)["the anchors"], config)
+        for name in ("a training, in temperatures", "a training, in particles"):
+            assert energy_calls(*budgets(config)[name], config) == pytest.approx(trainer.energy_calls, rel=0.02)
     assert budgets()["the anchors"] == (RECIPE.anchors.count, RECIPE.anchors.temperatures)
+    assert TrainConfig() == RECIPE
 
 
 def test_annealed_smc_is_judged_by_the_metrics_of_the_evaluation(monkeypatch):
