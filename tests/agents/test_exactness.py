@@ -60,7 +60,7 @@ def constant_destruction(agent, generator):
             "bounded_offset": (r + 0 * a, s * 2.0 * a.tanh()),
             "offset": (r + 0 * a, s * a),
         }[settings[0]]
-        if settings[0] != "reference" and s:
+        if agent.destruction.gain and s:
             factor = factor + r * (s / math.sqrt(sum(agent.reference.destruction_variance)) * c).tanh()
         variance = (
             s2
@@ -115,9 +115,10 @@ def reverse(agent, kernels, mean, variance):
         factor = torch.where(low_variance > 0, r * variance / low_variance.clamp(min=1e-300), 0.0)
         g, v = agent.reference.generation_factor[k], agent.reference.generation_variance[k]
         conditional = variance - factor**2 * low_variance
-        gain = math.tanh(math.sqrt(v / sum(agent.reference.generation_variance)) * (0.5 - k))
+        c = 0.5 - k if agent.generation.gain else 0.0
+        gain = math.tanh(math.sqrt(v / sum(agent.reference.generation_variance)) * c)
         with torch.no_grad():
-            table[k, :, CONSTANT, 2] = 0.5 - k
+            table[k, :, CONSTANT, 2:] = c
             table[k, :, RAW, 0] = (factor - (1 + gain) * g) * SCALE / math.sqrt(v)
             table[k, :, CONSTANT, 0] = (mean - factor * low_mean) / math.sqrt(v)
             table[k, :, CONSTANT, 1] = bound * ((conditional / v).log() / bound).atanh()
@@ -149,11 +150,13 @@ def test_reference_destruction(reference, steps):
     assert_exact(agent, gaussian_target(mean, std))
 
 
+@pytest.mark.parametrize("gain", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_learned_affine_destruction(reference, steps):
+def test_learned_affine_destruction(reference, steps, gain):
     """With free destruction, every reference is exact on every Gaussian."""
-    agent = small_agent(reference, steps, destruction_mean="offset", destruction_variance="free")
+    agent = small_agent(reference, steps, destruction_mean="offset", destruction_variance="free", gain=gain)
+    assert agent.generation.readout.outputs == agent.destruction.readout.outputs == 2 + gain
     mean, std = torch.tensor([0.8, -1.9]), torch.tensor([0.6, 1.4])
     kernels = affine_destruction(agent, mean, std**2, torch.Generator().manual_seed(1))
     reverse(agent, kernels, mean, std**2)

@@ -12,7 +12,7 @@ from ebbflow.buffers.anchors import Anchors
 from ebbflow.envs import CallableTarget, Continuous, InputError, get_target
 from ebbflow.trainers.callbacks import Callback
 from ebbflow.trainers.config import OptimiserConfig
-from ebbflow.trainers.evaluation import warnings_of
+from ebbflow.trainers.evaluation import live_numbers, warnings_of
 from ebbflow.trainers.optimisation import Optimisers
 from ebbflow.trainers.train import evaluate_run
 from ebbflow.trainers.trainer import Trainer
@@ -302,7 +302,7 @@ def test_energy_calls_are_anchors_and_new_paths(tiny):
     density = Counted()
     trainer = make(tiny(), CallableTarget(density, 2))
     trainer.train()
-    anchors = 40 * (1 + 3 * (1 + 1))
+    anchors = 40 * (1 + 3 * (1 + 1) + 2)
     assert trainer.anchors.energy_calls == anchors
     new = 16 + (16 - 4) + 11 * 8  # to prepare; the first batch without replay; the others
     assert trainer.energy_calls == density.states == anchors + new
@@ -422,6 +422,7 @@ AGENTS = {
     "no tables": {"tables": False},
     "langevin": {"langevin": True},
     "fixed": {"generation_variance": "fixed"},
+    "no gain": {"gain": False},
     "generation only": {"destruction_mean": "reference", "destruction_variance": "reference"},
 }
 
@@ -601,6 +602,28 @@ def test_a_short_training_finds_the_modes(tiny):
     assert found["eubo"] >= found["true_log_z"] - 3 * found["eubo_stderr"]
     assert abs(found["log_z"] - found["true_log_z"]) < 1.0
     assert trainer.skipped == 0
+
+
+def test_a_gain_narrows_the_bounds_of_a_funnel(tiny):
+    """Three steps, the same budget: with seeds 0 to 3 its width is 60 to 66 % of that without, its EUBO 56 to 69 %."""
+    found = {}
+    for gain in (False, True):
+        config = tiny(
+            iterations=600,
+            batch_size=128,
+            seed=1,
+            average_decay=0.99,
+            agent={"width": 16, "depth": 2, "features": ["raw", "asinh", "fourier"], "gain": gain},
+            exploration={"scale": 1.0},
+            anchors={"samples": "exact", "count": 2000},
+            **{f"{name}_optimiser": {"rate": 1e-2, "table_rate": 1e-2} for name in ("generation", "destruction")},
+        )
+        trainer = make(config, get_target("funnel", dim=3))
+        trainer.train()
+        found[gain] = live_numbers(trainer.evaluated_agent, trainer.target, 4000, seed=0)
+    width = {gain: numbers["eubo"] - numbers["elbo"] for gain, numbers in found.items()}
+    assert 0 < width[True] < 0.85 * width[False]
+    assert 0 < found[True]["eubo"] < 0.85 * found[False]["eubo"]  # log Z is 0: the neck, which the ELBO may not see
 
 
 def test_a_collapsed_sampler_is_flagged(tiny):
