@@ -22,10 +22,19 @@ TINY = {
     "objective": "vargrad",
     "target_rate": 0.05,
     "average_decay": 0.99,
-    "agent": {"width": 8, "depth": 1, "features": ["raw", "fourier"], "frequencies": [1.0, 2.0], "tables": True},
+    "agent": {
+        "time_grid_power": 2.0,  # no search for it
+        "compression": 3.0,
+        "width": 8,
+        "depth": 1,
+        "features": ["raw", "fourier"],
+        "frequencies": [1.0, 2.0],
+        "tables": True,
+        "gain": True,
+    },
     "exploration": {"scale": 1.5, "inverse_temperature": 1.0},
     "replay": {"share": 0.5, "contents": "terminal", "priority": "uniform"},
-    "anchors": {"share": 0.5, "count": 40, "temperatures": 3, "moves": 1},
+    "anchors": {"share": 0.5, "count": 40, "temperatures": 3, "moves": 1, "final_moves": 2},
     **{name: {"warmup": 2, "schedule": "cosine"} for name in OPTIMISERS},
 }
 

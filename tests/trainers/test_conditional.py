@@ -48,7 +48,11 @@ def exact_agent(target):
     torch.set_default_dtype(torch.float64)
     try:  # untrained, both policies are the reference and do not see the context
         return build_agent(
-            target.space, scale=2.0, steps=3, config=AgentConfig(width=8), context_space=target.context_space
+            target.space,
+            scale=2.0,
+            steps=3,
+            config=AgentConfig(width=8, compression=None),
+            context_space=target.context_space,
         )
     finally:
         torch.set_default_dtype(before)

@@ -129,6 +129,7 @@ WHOLE = {
     "anchors.count": 2,
     "anchors.temperatures": 1,
     "anchors.moves": 1,
+    "anchors.final_moves": 0,
     "local_search.every": 1,
     "local_search.states": 0,
     "local_search.anchors": 0,
@@ -196,7 +197,7 @@ def test_every_preset_can_be_loaded_and_names_its_target(name):
         assert config.target
         if match := re.fullmatch(r"(.+)-t(\d+)-(fixed|generation|adaptive)", name):
             target, steps, variant = match.groups()
-            agent = AgentConfig().variant(variant)
+            agent = TrainConfig().agent.variant(variant)
             recipe = TrainConfig(target=target, steps=int(steps), iterations=2000, threads=1, agent=agent)
             assert config == recipe  # a table row is the recipe with the variant's policies, and nothing else
 

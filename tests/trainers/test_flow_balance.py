@@ -22,7 +22,7 @@ TARGET = CallableTarget(lambda x: -(x**4).sum(-1) / 8 + x[:, 0] * x[:, 1] + 0.5 
 
 
 def make_agent(size=0.3, steps=4, space=PLAIN, **settings):
-    config = AgentConfig(**{"width": 8, "frequencies": (1.0,), **settings})
+    config = AgentConfig(**{"width": 8, "frequencies": (1.0,), "compression": None, **settings})
     agent = build_agent(space, scale=1.5, steps=steps, config=config, flow=True)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

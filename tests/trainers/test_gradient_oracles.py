@@ -33,7 +33,8 @@ TWO_NUMBERS = [("bridge", 2), ("variance_exploding", 1)]  # reference and steps 
 
 
 def make_agent(reference="bridge", steps=2, size=0.1, seed=0, space=PLAIN, **settings):
-    config = AgentConfig(**{"width": 6, "depth": 1, "frequencies": (1.0,), "reference": reference, **settings})
+    config = {"width": 6, "depth": 1, "frequencies": (1.0,), "compression": None, "reference": reference, **settings}
+    config = AgentConfig(**config)
     agent = build_agent(space, scale=1.2, steps=steps, config=config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -227,8 +228,9 @@ def test_tlm_is_the_reverse_kl_of_destruction_on_the_same_paths(targets):
         torch.testing.assert_close(other, found[0], rtol=1e-11, atol=1e-13)
 
 
-def test_log_derivative_is_half_of_vargrad_for_generation_and_not_for_destruction():
-    agent = make_agent(steps=3, shared_backbone=False)
+@pytest.mark.parametrize(("gain", "largest"), [(False, 0.9), (True, 0.95)])
+def test_log_derivative_is_half_of_vargrad_for_generation_and_not_for_destruction(gain, largest):
+    agent = make_agent(steps=3, shared_backbone=False, gain=gain)
     paths = sampled(agent)
     n = len(paths)
     score, variance = (loss_of(agent, objective)(paths) for objective in (ReverseKLLogDerivative(), VarGrad()))
@@ -237,7 +239,7 @@ def test_log_derivative_is_half_of_vargrad_for_generation_and_not_for_destructio
     )
     tlm, log_variance = (gradient(losses["loss_destruction"], agent) for losses in (score, variance))
     cosine = torch.nn.functional.cosine_similarity(tlm, log_variance, dim=0)
-    assert cosine < 0.9  # arXiv 2506.10982: with learned destruction it is another direction
+    assert cosine < largest  # arXiv 2506.10982: with learned destruction it is another direction
 
 
 @pytest.mark.parametrize("variance", ["fixed", "learned"])

@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.objectives import SoftUpdate
 
-from ebbflow.agents import Origin, build_agent
+from ebbflow.agents import AgentConfig, Origin, build_agent
 from ebbflow.envs import CallableTarget, Continuous, InputError, get_target
 from ebbflow.envs.targets.mixtures import GaussianMixture
 from ebbflow.trainers.evaluation import live_numbers
@@ -296,7 +296,8 @@ def test_one_step_has_nothing_between(tiny):
 
 def test_which_side_sees_a_target_network():
     torch.manual_seed(0)
-    agent, other = (build_agent(Continuous(1), scale=2.0, steps=3) for _ in range(2))
+    small = AgentConfig(width=8)
+    agent, other = (build_agent(Continuous(1), scale=2.0, steps=3, config=small) for _ in range(2))
     for one in (agent, other):
         for parameter in one.parameters():
             parameter.data.add_(0.3 * torch.randn_like(parameter))

@@ -276,14 +276,16 @@ def test_vargrad_is_trajectory_balance_at_the_optimal_log_z(weighted):
             torch.testing.assert_close(found[parameter], gradient, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("compression", [None, 3.0])
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_policy_gradient_is_twice_that_of_the_reverse_kl(kind):
+def test_on_policy_gradient_is_twice_that_of_the_reverse_kl(kind, compression):
     """One step from a Dirac, so that expectations over paths are integrals over one normal number, by Gauss-Hermite."""
-    agent = make_agent(dim=1, steps=1, destruction_mean="reference", destruction_variance="reference", size=0.1)
+    fixed = {"destruction_mean": "reference", "destruction_variance": "reference"}
+    agent = make_agent(dim=1, steps=1, size=0.1, compression=compression, **fixed)
     target = CallableTarget(lambda x: (-(x**4) / 8 + x**2 / 2 + 0.3 * x)[:, 0], dim=1)
     nodes, weight = map(torch.tensor, numpy.polynomial.hermite_e.hermegauss(40))
     mean, log_variance = agent.generation_step(torch.zeros(40, 1), 0)
-    x = mean + (0.5 * log_variance).exp() * nodes.unsqueeze(-1)
+    x = agent.space.from_coordinates(mean + (0.5 * log_variance).exp() * nodes.unsqueeze(-1))
 
     def paths(x):
         return TensorDict({"state": torch.stack([torch.zeros_like(x), x], 1), "log_reward": target(x)}, [40])
