@@ -51,15 +51,16 @@ def configure(key: Row, settings: dict[str, Any]) -> TrainConfig:
 
 def run_one(config: TrainConfig) -> Row:
     """Train and evaluate; a training that cannot go on gives a row that says so."""
-    target = get_target(config.target)
-    trainer = Trainer(target, config)
+    target, trainer = get_target(config.target), None
     begun = time.process_time()
     try:
+        trainer = Trainer(target, config)
         trainer.train()
         cpu_seconds = time.process_time() - begun
         row: Row = evaluate_run(trainer)
     except InputError as error:
-        return {"failed": str(error), "failed_at": trainer.iteration, "cpu_seconds": time.process_time() - begun}
+        iteration = 0 if trainer is None else trainer.iteration
+        return {"failed": str(error), "failed_at": iteration, "cpu_seconds": time.process_time() - begun}
     row["cpu_seconds"] = cpu_seconds
     if isinstance(target, ManyWell):
         with looking_on(trainer.evaluated_agent, target, seed=1):

@@ -15,6 +15,7 @@ import torch
 
 from ..buffers.anchors import Anchors
 from ..buffers.local_length import local_length
+from ..envs.errors import InputError
 from ..envs.target import Target
 from .anchor_search import search_for_anchors
 from .config import TrainConfig
@@ -77,9 +78,15 @@ def with_matched_grid(config: TrainConfig, target: Target, sigma: float, anchors
         return config
     power = 1.0
     if config.steps > 1:
-        if anchors is None:
-            search = dataclasses.replace(config.anchors, **SEARCH)
-            device, dtype = torch.device(config.device), getattr(torch, config.dtype)
-            anchors = search_for_anchors(target, search, sigma, device=device, dtype=dtype)
-        power = matched_power(config.steps, sigma, local_length(target, anchors.states, anchors.contexts))
+        try:
+            if anchors is None:
+                search = dataclasses.replace(config.anchors, **SEARCH)
+                device, dtype = torch.device(config.device), getattr(torch, config.dtype)
+                anchors = search_for_anchors(target, search, sigma, device=device, dtype=dtype)
+            length = local_length(target, anchors.states, anchors.contexts)
+        except InputError as error:
+            raise InputError(
+                f"{error} (to match the time grid; a given agent.time_grid_power needs nothing)"
+            ) from error
+        power = matched_power(config.steps, sigma, length)
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, time_grid_power=power))

@@ -131,3 +131,14 @@ def test_a_run_remembers_the_choice(tmp_path):
     target = get_target("gmm25")
     assert again.config.agent.time_grid_power == Trainer(target, config).config.agent.time_grid_power
     assert again.target.energy_calls - again.energy_calls <= 0  # nothing searched again
+
+
+def test_a_density_without_gradient_says_what_to_give():
+    target = CallableTarget(lambda x: torch.from_numpy(-(x.detach().numpy() ** 2).sum(-1)), dim=2, name="numbers")
+    config = TrainConfig.from_dict(OPEN | {"anchors": {"share": 0.0}})
+    with pytest.raises(InputError, match=r"not differentiable.*a given agent.time_grid_power needs nothing"):
+        Trainer(target, config)
+    agent = OPEN["agent"] | {"time_grid_power": 2.0}
+    trainer = Trainer(target, TrainConfig.from_dict(OPEN | {"anchors": {"share": 0.0}, "agent": agent}))
+    trainer.train()
+    assert trainer.iteration == 4
