@@ -2,6 +2,9 @@
 
 from enum import IntEnum
 
+import torch
+from tensordict import TensorDict
+
 __all__ = ["Origin"]
 
 
@@ -25,3 +28,12 @@ class Origin(IntEnum):
     REPLAY = 2
     LOCAL_SEARCH = 3
     DATA = 4
+
+    def mark(self, rows: TensorDict) -> TensorDict:
+        """`rows` `[B]` with this as their `origin`, in place.
+
+        Example:
+            >>> Origin.DATA.mark(TensorDict({"state": torch.zeros(2, 3)}, batch_size=[2]))["origin"]
+            tensor([4, 4])
+        """
+        return rows.set("origin", torch.full(rows.shape, int(self), device=rows["state"].device))

@@ -118,11 +118,12 @@ def anchors_of(target: LatentTarget, kind: str, count: int) -> Anchors:
 def run_one(target: LatentTarget, config: TrainConfig, kind: str, picture: Path | None) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     before = target.energy_calls
-    anchors = anchors_of(target, kind, config.anchors.count)
+    anchors = anchors_of(target, kind, config.anchors.count) if config.replay.share > 0 else None
     found = target.energy_calls - before  # rejected proposals, too
     trainer = Trainer(target, config, anchors=anchors)
     trainer.train()
-    cost = {"energy_calls": trainer.energy_calls - anchors.energy_calls + found, "seconds": trainer.seconds}
+    counted = 0 if anchors is None else anchors.energy_calls
+    cost = {"energy_calls": trainer.energy_calls - counted + found, "seconds": trainer.seconds}
     cost["gradient_calls"] = trainer.gradient_calls
     agent, numbers, shown = trainer.evaluated_agent, [], []
     with looking_on(agent, target, seed=1):

@@ -1,17 +1,61 @@
-"""The annealed search for states of a target, conditional or not, from where a training's settings let it start."""
+"""Anchors as a training's settings want them: searched for, drawn from exact samples, or read from a file."""
 
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy
 import torch
 
 from ..buffers.anchors import Anchors
 from ..buffers.annealing import annealed_smc
 from ..buffers.conditional_annealing import annealed_smc_by_context
+from ..envs.errors import InputError
 from ..envs.target import Target
 from .config import AnchorConfig
 from .context_batch import contexts_of_new_rows
 
-__all__ = ["search_for_anchors"]
+__all__ = ["find_anchors", "search_for_anchors"]
+
+
+def find_anchors(
+    target: Target, config: AnchorConfig, sigma: float, *, device: torch.device, dtype: torch.dtype
+) -> Anchors:
+    """Anchors from where `config.samples` says, by default from the search (see `search_for_anchors`, arguments too).
+
+    Raises:
+        InputError: for a file that cannot be read, does not fit, or of a conditional target; where exact samples are
+            wanted of a target that has none; and whatever the search and the density raise.
+
+    Example:
+        >>> from ebbflow.envs import get_target
+        >>> where = {"device": torch.device("cpu"), "dtype": torch.float32}
+        >>> find_anchors(get_target("gmm25"), AnchorConfig(count=50, samples="exact"), 7.0, **where).energy_calls
+        50
+    """
+    if config.samples is None:
+        return search_for_anchors(target, config, sigma, device=device, dtype=dtype)
+    if config.samples == "exact":
+        target.require_sample("anchors.samples: exact")
+        contexts = contexts_of_new_rows(target, config.count, config.contexts) if target.is_conditional else None
+        samples = target.sample(config.count, *(() if contexts is None else (contexts,)))
+        return Anchors.from_samples(target, samples.to(device, dtype), contexts)
+    if target.is_conditional:
+        raise InputError(
+            "anchors.samples: a file has no contexts; of a conditional target give anchors in Python, "
+            "Trainer(anchors=Anchors.from_samples(target, states, contexts)), or write exact"
+        )
+    return Anchors.from_samples(target, _load_samples(config.samples).to(device, dtype))
+
+
+def _load_samples(path: str) -> torch.Tensor:
+    try:
+        with open(path, "rb") as file:
+            return torch.from_numpy(numpy.load(file, allow_pickle=False))
+    except (OSError, EOFError, TypeError, ValueError, BadZipFile) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"anchors.samples: expected a .npy file of numbers [n, dim], got {path!r} ({reason})"
+        ) from error
 
 
 def search_for_anchors(

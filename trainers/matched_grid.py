@@ -17,7 +17,7 @@ from ..buffers.anchors import Anchors
 from ..buffers.local_length import local_length
 from ..envs.errors import InputError
 from ..envs.target import Target
-from .anchor_search import search_for_anchors
+from .anchor_search import find_anchors
 from .config import TrainConfig
 
 __all__ = ["matched_power", "with_matched_grid"]
@@ -55,7 +55,7 @@ def matched_power(steps: int, sigma: float, length: float) -> float:
 def with_matched_grid(config: TrainConfig, target: Target, sigma: float, anchors: Anchors | None = None) -> TrainConfig:
     """The settings, with `agent.time_grid_power` chosen for the target where it is left open.
 
-    The local length is that of a short search, or of anchors of the user's own, which cost one gradient call a state.
+    The local length is that of a short search, or of samples of the user's own, which cost one gradient call a state.
 
     Args:
         config: settings; returned as they are where the power is given, or the grid has none. A single step has a
@@ -82,7 +82,7 @@ def with_matched_grid(config: TrainConfig, target: Target, sigma: float, anchors
             if anchors is None:
                 search = dataclasses.replace(config.anchors, **SEARCH)
                 device, dtype = torch.device(config.device), getattr(torch, config.dtype)
-                anchors = search_for_anchors(target, search, sigma, device=device, dtype=dtype)
+                anchors = find_anchors(target, search, sigma, device=device, dtype=dtype)
             length = local_length(target, anchors.states, anchors.contexts)
         except InputError as error:
             raise InputError(

@@ -9,11 +9,8 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
-from zipfile import BadZipFile
 
-import numpy
 import torch
 from tensordict import TensorDict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -21,20 +18,19 @@ from torchrl.objectives import SoftUpdate
 
 from ..agents.agent import Agent
 from ..agents.architecture import build_agent
-from ..agents.ebb_and_flow import ebb_and_flow
-from ..agents.exploration import NOT_WIDENED, Exploration, Widening
-from ..agents.origin import Origin
+from ..agents.exploration import Exploration
 from ..buffers.anchors import Anchors
-from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
+from ..buffers.local_search import LocalSearch
 from ..buffers.replay import Replay
 from ..envs.errors import InputError
 from ..envs.target import Target
-from .anchor_search import search_for_anchors
+from .anchor_search import find_anchors
 from .callbacks import Callback
 from .config import TrainConfig
-from .context_batch import contexts_of_new_rows, share_of_contexts
 from .evaluation import check_agent
 from .matched_grid import with_matched_grid
+from .memory import Memory
+from .new_paths import NewPaths
 from .objectives.catalogue import get_objective
 from .objectives.joint_loss import JointLoss
 from .optimisation import Optimisers
@@ -57,7 +53,8 @@ class Trainer:
     Attributes:
         agent: the agent being trained.
         averaged: the exponentially averaged agent, which is evaluated and sampled from.
-        local_search: what moves remembered states, with its acceptance and its share of the calls; None for none.
+        new_paths: where the new part of a batch comes from.
+        memory: where the rest of it comes from.
         iteration: iterations done.
         seconds: seconds spent in `prepare` and the loop so far, over interruptions.
         skipped: updates left out because a loss or gradient was not finite.
@@ -135,16 +132,8 @@ class Trainer:
         }
         self.optimisers = Optimisers(self.agent, configs, config.iterations, single=config.single_optimiser)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
-        self.replay = Replay(
-            config.replay.capacity,
-            priority=config.replay.priority,
-            uniform_mixture=config.replay.uniform_mixture,
-            beta=config.replay.beta,
-            contents=config.replay.contents,
-            device=self.device,
-        )
-        self.anchors = anchors
-        self.local_search = self._build_local_search()
+        self.new_paths = NewPaths(self.agent, self.target, config, self.objective)
+        self.memory = Memory(self.agent, self.target, config, anchors, self.device)
         self.callbacks = list(callbacks)
         self.iteration = 0
         self.seconds = 0.0
@@ -179,19 +168,29 @@ class Trainer:
         finally:
             torch.set_default_dtype(before)
 
-    def _build_local_search(self) -> LocalSearch | None:
-        config = self.config.local_search
-        if config.kind == "none":
-            return None
-        if config.kind == "mala":
-            return LangevinSearch(self.target, config.moves, config.target_acceptance)
-        propose = partial(ebb_and_flow, self.agent, density=self.target, steps_back=config.steps_back)
-        return EbbAndFlowSearch(self.target, config.moves, propose)
-
     @property
     def evaluated_agent(self) -> Agent:
         """The agent to judge and to sample from: the averaged one, or the last where nothing is averaged."""
         return self.agent if self.averaged is None else cast(Agent, self.averaged.module)
+
+    @property
+    def replay(self) -> Replay:
+        """The agent's own samples."""
+        return self.memory.replay
+
+    @property
+    def anchors(self) -> Anchors | None:
+        """The anchors: given, or found when the training is prepared; None for none."""
+        return self.memory.anchors
+
+    @anchors.setter
+    def anchors(self, anchors: Anchors | None) -> None:
+        self.memory.anchors = anchors
+
+    @property
+    def local_search(self) -> LocalSearch | None:
+        """What moves remembered states, with its acceptance and its share of the calls; None for none."""
+        return self.memory.local_search
 
     @property
     def energy_calls(self) -> int:
@@ -236,10 +235,10 @@ class Trainer:
         begun = time.perf_counter()
         config = self.config
         if self.anchors is None and config.replay.share > 0 and config.anchors.share > 0:
-            self.anchors = self._find_anchors()
+            self.anchors = find_anchors(self.target, config.anchors, self._sigma, device=self.device, dtype=self.dtype)
         with torch.no_grad():
-            context = self._new_contexts(config.batch_size, config.contexts_per_batch, ())
-            paths = self._collect(config.batch_size, context=context)
+            context = self.new_paths.contexts(config.batch_size)
+            paths = self.new_paths.collect(config.batch_size, context=context)
             inside = paths["log_reward"] > config.log_reward_floor
             paths["log_reward"] *= self.exploration.inverse_temperature_at(0.0)
             log_ratio = self.agent.log_ratio(paths)
@@ -255,22 +254,6 @@ class Trainer:
         self._prepared = True
         self.seconds += time.perf_counter() - begun
 
-    def _find_anchors(self) -> Anchors:
-        config = self.config.anchors
-        if config.samples == "exact":
-            self.target.require_sample("anchors.samples: exact")
-            contexts = self._new_contexts(config.count, config.contexts, ())
-            samples = self.target.sample(config.count, *(() if contexts is None else (contexts,)))
-            return Anchors.from_samples(self.target, samples.to(self.device, self.dtype), contexts)
-        if config.samples is not None and self.target.is_conditional:
-            raise InputError(
-                "anchors.samples: a file has no contexts; of a conditional target give anchors in Python, "
-                "Trainer(anchors=Anchors.from_samples(target, states, contexts)), or write exact"
-            )
-        if config.samples is not None:
-            return Anchors.from_samples(self.target, _load_samples(config.samples).to(self.device, self.dtype))
-        return search_for_anchors(self.target, config, self._sigma, device=self.device, dtype=self.dtype)
-
     def step(self) -> TensorDict:
         """One iteration; returns the losses, and the log-ratios that became priorities.
 
@@ -278,23 +261,19 @@ class Trainer:
         the gap between generated and destroyed paths, which separate batches would hide from it.
         """
         progress = self.iteration / self.config.iterations
-        from_replay, from_anchors = self._remembered_counts()
-        count = self.config.batch_size - from_replay - from_anchors
+        own, anchored = self.memory.counts()
+        count = self.config.batch_size - own - anchored
         widening = self.exploration.widening_at(progress)
         if self.target.is_conditional:  # new paths go to the contexts of remembered ones, so these are drawn first
-            drawn, anchored = self._draw(from_replay, from_anchors)
-            fresh = share_of_contexts(self.config.contexts_per_batch, count, self.config.batch_size)
-            context = self._new_contexts(
-                count, fresh, [rows["context"] for rows in (drawn, anchored) if rows is not None]
-            )
-            new = self._new_paths(count, widening, context)
+            drawn = self.memory.draw(own, anchored)
+            new = self.new_paths.generate(count, widening, self.new_paths.contexts(count, drawn.contexts))
         else:
-            new = self._new_paths(count, widening)
-            drawn, anchored = self._draw(from_replay, from_anchors)
-        batch = TensorDict.cat([new, *self._remembered_paths(drawn, anchored)])
-        if drawn is not None and self.config.replay.beta > 0:
-            ones = drawn["weight"].new_ones
-            batch["weight"] = torch.cat([ones(len(new)), drawn["weight"], ones(from_anchors)])
+            new = self.new_paths.generate(count, widening)
+            drawn = self.memory.draw(own, anchored)
+        batch = TensorDict.cat([new, *self.memory.trajectories(drawn)])
+        if drawn.own is not None and self.config.replay.beta > 0:
+            ones = drawn.own["weight"].new_ones
+            batch["weight"] = torch.cat([ones(count), drawn.own["weight"], ones(anchored)])
         # The memory keeps the target itself; only the loss, and the priorities made of it, see the tempered one.
         inverse_temperature = self.exploration.inverse_temperature_at(progress)
         batch["log_reward"] = batch["log_reward"] * inverse_temperature
@@ -314,62 +293,20 @@ class Trainer:
                 self.averaged.update_parameters(self.agent)
         else:
             self.skipped += 1
-        log_ratio = losses["log_ratio"]
-        log_ratio = self._within_context(log_ratio, batch.get("context", None))
-        if drawn is not None:
-            self.replay.update(drawn["index"], log_ratio[len(new) : len(new) + from_replay])
+        log_ratio = self.memory.comparable(losses["log_ratio"], batch.get("context", None))
+        if drawn.own is not None:
+            self.replay.update(drawn.own["index"], log_ratio[count : count + own])
         if self.config.replay.share > 0:
-            self._remember(new, log_ratio[: len(new)])
+            self.memory.remember(new, log_ratio[:count])
         if self.local_search is not None and (self.iteration + 1) % self.config.local_search.every == 0:
-            self._search(self.local_search, self.exploration.inverse_temperature_at(progress))
+            self.memory.search(inverse_temperature)
         return losses.detach()
-
-    def _within_context(self, log_ratio: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
-        """Log-ratios `[n]` that may be compared, as priorities do: D + log Z(c) where log Z depends on the context."""
-        if context is None:
-            return log_ratio
-        with torch.no_grad():
-            return log_ratio + self.agent.log_z_given(context)
-
-    def _search(self, search: LocalSearch, inverse_temperature: float) -> None:
-        """Move remembered states, which makes new rows of those that moved, and anchors, which takes their place."""
-        config = self.config.local_search
-        from_replay = config.states if len(self.replay) else 0
-        from_anchors = 0 if self.anchors is None else min(config.anchors, len(self.anchors))
-        parts = []
-        if from_replay:
-            drawn = self.replay.draw(from_replay)
-            state = drawn["state"] if self.config.replay.contents == "terminal" else drawn["state"][:, -1]
-            parts.append((state, drawn["log_reward"], drawn.get("context", None)))
-        if self.anchors is not None and from_anchors:
-            index = torch.randperm(len(self.anchors), device=self.device)[:from_anchors]
-            contexts = self.anchors.contexts
-            own = None if contexts is None else contexts[index]
-            parts.append((self.anchors.states[index], self.anchors.log_reward[index], own))
-        if not parts:
-            return
-        before, log_reward = (torch.cat([part[i] for part in parts]) for i in range(2))
-        context = torch.cat([part[2] for part in parts]) if self.target.is_conditional else None
-        states, log_reward = search.run(before, log_reward, context)
-        if self.anchors is not None and from_anchors:
-            self.anchors = self.anchors.refreshed(index, states[from_replay:], log_reward[from_replay:])
-        moved = (states != before).any(dim=-1)
-        moved[from_replay:] = False
-        if bool(moved.any()):
-            own = None if context is None else context[moved]
-            paths = self.agent.destroy(states[moved], self.target, log_reward[moved], context=own)
-            with torch.no_grad():
-                log_probs = self.agent.path_log_probs(paths)
-            log_ratio = self._within_context(log_probs.log_ratio(inverse_temperature * paths["log_reward"]), own)
-            self._remember(paths, log_ratio, Origin.LOCAL_SEARCH)
 
     def _check_rows(self) -> None:
         """Raise an InputError where the settings leave an objective without rows that it may learn from."""
         config = self.config
-        remembered = self._remembered_rows()
-        new = config.batch_size - remembered
-        explores = self.exploration.widening_at(0.0) != NOT_WIDENED
-        on_policy = math.ceil(new * self.objective.on_policy_share) if explores else new
+        remembered = self.memory.most_rows
+        on_policy = self.new_paths.on_policy_rows(config.batch_size - remembered, self.exploration.widening_at(0.0))
         destroyed = remembered if config.replay.contents == "terminal" else round(remembered * config.anchors.share)
         for policy, objective in self.objective.objectives.items():
             field = "objective" if policy == "generation" else "destruction_objective"
@@ -385,97 +322,6 @@ class Trainer:
                     f"{config.replay.share:g}, replay.contents = {config.replay.contents} and anchors.share = "
                     f"{config.anchors.share:g}; expected anchors, exact samples or terminal states in every batch"
                 )
-
-    def _remembered_rows(self) -> int:
-        """Rows of a batch that come from memory, once there is one; at least one row stays new."""
-        return min(round(self.config.batch_size * self.config.replay.share), self.config.batch_size - 1)
-
-    def _remembered_counts(self) -> tuple[int, int]:
-        """Rows of the next batch from the agent's own memory, and from the anchors; at least one row stays new."""
-        remembered = self._remembered_rows()
-        from_anchors = 0 if self.anchors is None else round(remembered * self.config.anchors.share)
-        return (remembered - from_anchors if len(self.replay) else 0), from_anchors
-
-    def _draw(self, from_replay: int, from_anchors: int) -> tuple[TensorDict | None, TensorDict | None]:
-        """Rows of the next batch from the agent's own memory, and from the anchors."""
-
-        def contexts(rows: int) -> int | None:
-            if not self.target.is_conditional:
-                return None
-            return share_of_contexts(self.config.contexts_per_batch, rows, self.config.batch_size)
-
-        drawn = self.replay.draw(from_replay, contexts(from_replay)) if from_replay else None
-        anchored = None
-        if self.anchors is not None and from_anchors:
-            anchored = self.anchors.draw(from_anchors, contexts(from_anchors))
-        return drawn, anchored
-
-    def _new_contexts(self, n: int, fresh: int, remembered: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        """Contexts `[n, c]` of new paths; None of an unconditional target."""
-        if not self.target.is_conditional:
-            return None
-        return contexts_of_new_rows(self.target, n, fresh, torch.cat(list(remembered)) if remembered else None)
-
-    def _new_paths(self, n: int, widening: Widening, context: torch.Tensor | None = None) -> TensorDict:
-        """`n` new paths: on-policy for the objectives that need that, and the others widened by exploration.
-
-        Where one objective of two needs on-policy paths, each kind is half of them, and each kind has all contexts.
-        """
-        on_policy = math.ceil(n * self.objective.on_policy_share) if widening != NOT_WIDENED else n
-        first, second = (None, None) if context is None else (context[:on_policy], context[on_policy:])
-        parts = []
-        if on_policy:
-            parts.append(self._collect(on_policy, context=first, differentiable=self.objective.follows_paths))
-        if on_policy < n:
-            parts.append(self._collect(n - on_policy, widening, context=second))
-        return TensorDict.cat(parts)
-
-    def _collect(
-        self,
-        n: int,
-        widening: Widening = NOT_WIDENED,
-        *,
-        context: torch.Tensor | None = None,
-        differentiable: bool = False,
-    ) -> TensorDict:
-        """New paths of the generation policy, widened and pushed by exploration."""
-        paths = self.agent.generate(
-            n, self.target, context=context, **widening._asdict(), differentiable=differentiable
-        )
-        paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
-        return self._from(paths, Origin.ON_POLICY if widening == NOT_WIDENED else Origin.OFF_POLICY)
-
-    def _from(self, paths: TensorDict, origin: Origin) -> TensorDict:
-        """The same rows, with where they come from."""
-        return paths.set("origin", torch.full(paths.shape, int(origin), device=self.device))
-
-    def _remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = Origin.REPLAY) -> None:
-        inside = paths["log_reward"] > self.config.log_reward_floor
-        state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
-        columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
-        if self.target.is_conditional:
-            columns["context"] = paths["context"]
-        self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside], origin)
-
-    def _remembered_paths(self, drawn: TensorDict | None, anchored: TensorDict | None) -> list[TensorDict]:
-        """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed."""
-        parts: list[TensorDict] = []
-        terminal = []
-        if drawn is not None and self.config.replay.contents == "path":
-            paths = drawn.select("state", "log_reward", "context", strict=False)
-            if self.agent.needs_score:
-                paths["score"] = self.target.value_and_score(paths["state"], paths.get("context", None))[1]
-            parts.append(self._from(paths, Origin.OFF_POLICY))
-        elif drawn is not None:
-            terminal.append(drawn.select("state", "log_reward", "origin", "context", strict=False))
-        if anchored is not None:
-            terminal.append(self._from(anchored, Origin.DATA))
-        if terminal:
-            rows = TensorDict.cat(terminal)
-            context = rows.get("context", None)
-            paths = self.agent.destroy(rows["state"], self.target, rows["log_reward"], context=context)
-            parts.append(paths.set("origin", rows["origin"]))
-        return parts
 
     # Save and restore ---------------------------------------------------------------------------------------------
 
@@ -555,14 +401,3 @@ def device_of(config: TrainConfig) -> torch.device:
         reason = str(error).split("\n")[0]
         raise InputError(f"device: expected one that torch can use here, got {name!r} ({reason})") from error
     return device
-
-
-def _load_samples(path: str) -> torch.Tensor:
-    try:
-        with open(path, "rb") as file:
-            return torch.from_numpy(numpy.load(file, allow_pickle=False))
-    except (OSError, EOFError, TypeError, ValueError, BadZipFile) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(
-            f"anchors.samples: expected a .npy file of numbers [n, dim], got {path!r} ({reason})"
-        ) from error

@@ -1,0 +1,191 @@
+"""What a training remembers, and how it comes back: own samples and anchors, destroyed again when they are drawn.
+
+new paths ─ remember ─▶ replay ─┐ draw            ┌─▶ stored paths as they are ──────────┐
+                                ├──────▶ rows ────┤                                      ├─▶ trajectories
+                    anchors ────┘                 └─▶ terminal states, destroyed again ──┘
+                       ▲  local search moves states of both now and then
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from tensordict import TensorDict
+
+from ..agents.agent import Agent
+from ..agents.ebb_and_flow import ebb_and_flow
+from ..agents.origin import Origin
+from ..buffers.anchors import Anchors
+from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
+from ..buffers.replay import Replay
+from ..envs.target import Target
+from .config import TrainConfig
+from .context_batch import share_of_contexts
+
+__all__ = ["Memory", "Remembered"]
+
+
+class Remembered(NamedTuple):
+    """Rows of a batch from memory; None where there are none.
+
+    Attributes:
+        own: the agent's own, with the `index` and `weight` of their draw.
+        anchors: terminal states of anchors.
+    """
+
+    own: TensorDict | None
+    anchors: TensorDict | None
+
+    @property
+    def contexts(self) -> list[torch.Tensor]:
+        """Contexts of the rows, of a conditional target."""
+        return [rows["context"] for rows in self if rows is not None]
+
+
+class Memory:
+    """Replay, anchors and local search of one training.
+
+    Args:
+        agent: whose destruction policy takes remembered states apart.
+        target: the density.
+        config: what is remembered, how it is drawn, and how it is searched.
+        anchors: protected states; None for none, or none yet.
+        device: where the rows live.
+
+    Attributes:
+        replay: the agent's own samples.
+        anchors: the anchors; may be given later.
+        local_search: what moves remembered states; None for none.
+
+    Example:
+        >>> from ebbflow.envs import get_target
+        >>> from ebbflow.trainers import Trainer
+        >>> config = {"iterations": 2, "batch_size": 8, "anchors": {"count": 50}, "agent": {"time_grid_power": 2.0}}
+        >>> trainer = Trainer(get_target("gmm25"), TrainConfig.from_dict(config))
+        >>> trainer.train()
+        >>> own, anchors = trainer.memory.counts()
+        >>> own, anchors, len(trainer.memory.trajectories(trainer.memory.draw(own, anchors)))
+        (1, 3, 1)
+    """
+
+    def __init__(
+        self, agent: Agent, target: Target, config: TrainConfig, anchors: Anchors | None, device: torch.device
+    ) -> None:
+        self.agent = agent
+        self.target = target
+        self.config = config
+        self.anchors = anchors
+        self.replay = Replay(
+            config.replay.capacity,
+            priority=config.replay.priority,
+            uniform_mixture=config.replay.uniform_mixture,
+            beta=config.replay.beta,
+            contents=config.replay.contents,
+            device=device,
+        )
+        self.local_search = self._build_local_search()
+
+    def _build_local_search(self) -> LocalSearch | None:
+        config = self.config.local_search
+        if config.kind == "none":
+            return None
+        if config.kind == "mala":
+            return LangevinSearch(self.target, config.moves, config.target_acceptance)
+        propose = partial(ebb_and_flow, self.agent, density=self.target, steps_back=config.steps_back)
+        return EbbAndFlowSearch(self.target, config.moves, propose)
+
+    # Out ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of a batch that come from memory, once there is one; at least one row stays new."""
+        return min(round(self.config.batch_size * self.config.replay.share), self.config.batch_size - 1)
+
+    def counts(self) -> tuple[int, int]:
+        """Rows of the next batch from the agent's own samples, and from the anchors."""
+        from_anchors = 0 if self.anchors is None else round(self.most_rows * self.config.anchors.share)
+        return (self.most_rows - from_anchors if len(self.replay) else 0), from_anchors
+
+    def draw(self, own: int, anchors: int) -> Remembered:
+        """So many rows of each; of a conditional target several of each context."""
+
+        def contexts(rows: int) -> int | None:
+            if not self.target.is_conditional:
+                return None
+            return share_of_contexts(self.config.contexts_per_batch, rows, self.config.batch_size)
+
+        drawn = self.replay.draw(own, contexts(own)) if own else None
+        anchored = None
+        if self.anchors is not None and anchors:
+            anchored = self.anchors.draw(anchors, contexts(anchors))
+        return Remembered(drawn, anchored)
+
+    def trajectories(self, drawn: Remembered) -> list[TensorDict]:
+        """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed."""
+        parts: list[TensorDict] = []
+        terminal = []
+        if drawn.own is not None and self.config.replay.contents == "path":
+            paths = drawn.own.select("state", "log_reward", "context", strict=False)
+            if self.agent.needs_score:
+                paths["score"] = self.target.value_and_score(paths["state"], paths.get("context", None))[1]
+            parts.append(Origin.OFF_POLICY.mark(paths))
+        elif drawn.own is not None:
+            terminal.append(drawn.own.select("state", "log_reward", "origin", "context", strict=False))
+        if drawn.anchors is not None:
+            terminal.append(Origin.DATA.mark(drawn.anchors))
+        if terminal:
+            rows = TensorDict.cat(terminal)
+            context = rows.get("context", None)
+            paths = self.agent.destroy(rows["state"], self.target, rows["log_reward"], context=context)
+            parts.append(paths.set("origin", rows["origin"]))
+        return parts
+
+    # In -----------------------------------------------------------------------------------------------------------
+
+    def comparable(self, log_ratio: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """Log-ratios `[n]` that may be compared, as priorities do: D + log Z(c) where log Z depends on the context."""
+        if context is None:
+            return log_ratio
+        with torch.no_grad():
+            return log_ratio + self.agent.log_z_given(context)
+
+    def remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = Origin.REPLAY) -> None:
+        """Keep the trajectories that end inside the support, with the comparable log-ratios `[n]` as priorities."""
+        inside = paths["log_reward"] > self.config.log_reward_floor
+        state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
+        columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
+        if self.target.is_conditional:
+            columns["context"] = paths["context"]
+        self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside], origin)
+
+    def search(self, inverse_temperature: float) -> None:
+        """Move remembered states, which makes new rows of those that moved, and anchors, which takes their place."""
+        config = self.config.local_search
+        from_replay = config.states if len(self.replay) else 0
+        from_anchors = 0 if self.anchors is None else min(config.anchors, len(self.anchors))
+        parts = []
+        if from_replay:
+            drawn = self.replay.draw(from_replay)
+            state = drawn["state"] if self.config.replay.contents == "terminal" else drawn["state"][:, -1]
+            parts.append((state, drawn["log_reward"], drawn.get("context", None)))
+        if self.anchors is not None and from_anchors:
+            index = torch.randperm(len(self.anchors), device=self.anchors.states.device)[:from_anchors]
+            contexts = self.anchors.contexts
+            own = None if contexts is None else contexts[index]
+            parts.append((self.anchors.states[index], self.anchors.log_reward[index], own))
+        if not parts or self.local_search is None:
+            return
+        before, log_reward = (torch.cat([part[i] for part in parts]) for i in range(2))
+        context = torch.cat([part[2] for part in parts]) if self.target.is_conditional else None
+        states, log_reward = self.local_search.run(before, log_reward, context)
+        if self.anchors is not None and from_anchors:
+            self.anchors = self.anchors.refreshed(index, states[from_replay:], log_reward[from_replay:])
+        moved = (states != before).any(dim=-1)
+        moved[from_replay:] = False
+        if bool(moved.any()):
+            own = None if context is None else context[moved]
+            paths = self.agent.destroy(states[moved], self.target, log_reward[moved], context=own)
+            with torch.no_grad():
+                log_probs = self.agent.path_log_probs(paths)
+            log_ratio = log_probs.log_ratio(inverse_temperature * paths["log_reward"])
+            self.remember(paths, self.comparable(log_ratio, own), Origin.LOCAL_SEARCH)
