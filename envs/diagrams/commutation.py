@@ -7,7 +7,6 @@ to rounding. Everything else is run on samples, twice over: two runs are indepen
 import torch
 
 from ..channels.information import Step
-from ..channels.joint import names_of
 from ..errors import InputError, whole_number
 from .diagram import Arrow, Diagram, Equal, Lossless, title
 from .exact import ExactRun
@@ -80,13 +79,13 @@ def information(diagram: Diagram) -> tuple[Step, ...]:
         raise InputError(f"diagram {diagram.name!r}: expected laws and finite channels only, got samplers or callables")
     run = ExactRun(diagram, 0.0)
     for arrow in diagram.arrows:
-        run.send(arrow.channel, names_of(arrow.source), names_of(arrow.target))
-    return tuple(run.joint.step(str(arrow), names_of(arrow.source), names_of(arrow.target)) for arrow in diagram.arrows)
+        run.send(arrow.channel, *arrow.ends)
+    return tuple(run.joint.step(str(arrow), *arrow.ends) for arrow in diagram.arrows)
 
 
 def _follow(run: ExactRun | SampledRun, arrow: Arrow) -> EdgeCheck | None:
     """Call an arrow's channel; the check of it, if it claims anything."""
-    sources, targets = names_of(arrow.source), names_of(arrow.target)
+    sources, targets = arrow.ends
     known = [name for name in targets if run.knows(name)]
     found = run.send(arrow.channel, sources, targets)
     kind, compared = "commutes", f"{' × '.join(known)} as it was, and by {arrow.label}"

@@ -21,9 +21,10 @@ from ..channels.finite import FiniteChannel, probabilities
 from ..channels.joint import names_of
 from ..errors import InputError
 
-__all__ = ["SINGLETON", "Arrow", "Channel", "Diagram", "Edge", "End", "Equal", "Lossless", "title"]
+__all__ = ["SINGLETON", "Arrow", "Box", "Channel", "Diagram", "Edge", "End", "Equal", "Lossless", "title"]
 
 End = str | tuple[str, ...]
+Box = tuple[str, ...]  # an end, whether it is one variable or several
 Channel = Callable[..., Tensor | tuple[Tensor, ...]]
 
 SINGLETON = (1.0,)  # the law of a variable that says nothing, "*" in diagrams
@@ -50,6 +51,11 @@ class Arrow:
     target: End
     channel: Channel
     name: str = ""
+
+    @property
+    def ends(self) -> tuple[Box, Box]:
+        """Where it comes from, and where it leads."""
+        return names_of(self.source), names_of(self.target)
 
     @property
     def label(self) -> str:
@@ -96,6 +102,11 @@ class Equal:
     first: End
     second: End
     given: End = ()
+
+    @property
+    def ends(self) -> tuple[Box, Box]:
+        """What is compared."""
+        return names_of(self.first), names_of(self.second)
 
     def __str__(self) -> str:
         between = f"-.{title(self.given)}.-" if self.given else "-.-"
@@ -150,6 +161,12 @@ class Diagram:
         object.__setattr__(self, "finite", laws and all(isinstance(channel, FiniteChannel) for channel in channels))
         object.__setattr__(self, "arrows", self._ordered(arrows))
 
+    @property
+    def boxes(self) -> list[Box]:
+        """What is drawn as a box: the variables, then what has joint access to several of them, each once."""
+        boxes: list[Box] = [(name,) for name in self.variables]
+        return list(dict.fromkeys(boxes + [end for edge in self.edges for end in edge.ends]))
+
     def check(self, **settings: Any) -> Any:
         """Run the channels and hold every claim to account: see `ebbflow.envs.diagrams.check`."""
         from .commutation import check
@@ -163,15 +180,13 @@ class Diagram:
         return to_mermaid(self)
 
     def _declared(self, edge: Edge) -> None:
-        ends = (edge.first, edge.second, edge.given) if isinstance(edge, Equal) else (edge.source, edge.target)
-        for end in ends:
-            for name in names_of(end):
-                if name not in self.variables:
-                    raise InputError(f"edge {edge}: expected one of {', '.join(self.variables)}, got {name!r}")
-        for end in ends[:2]:
-            if not end:
-                raise InputError(f"edge {edge}: expected a variable at both ends, got {end!r}")
-        if isinstance(edge, Equal) and len(names_of(edge.first)) != len(names_of(edge.second)):
+        given = names_of(edge.given) if isinstance(edge, Equal) else ()
+        for name in (*edge.ends[0], *edge.ends[1], *given):
+            if name not in self.variables:
+                raise InputError(f"edge {edge}: expected one of {', '.join(self.variables)}, got {name!r}")
+        if () in edge.ends:
+            raise InputError(f"edge {edge}: expected a variable at both ends, got ()")
+        if isinstance(edge, Equal) and len(edge.ends[0]) != len(edge.ends[1]):
             raise InputError(f"edge {edge}: expected as many variables at both ends, got {title(edge.second)}")
 
     def _start(self, name: str) -> Any:
@@ -183,8 +198,8 @@ class Diagram:
     def _ordered(self, arrows: Sequence[Arrow]) -> tuple[Arrow, ...]:
         before: dict[str, set[str]] = {name: set() for name in self.variables}
         for arrow in arrows:
-            sources = names_of(arrow.source)
-            for target in set(names_of(arrow.target)) - set(sources):
+            sources, targets = arrow.ends
+            for target in set(targets) - set(sources):
                 before[target].update(sources)
         try:
             order = {name: place for place, name in enumerate(TopologicalSorter(before).static_order())}
@@ -201,4 +216,4 @@ class Diagram:
                     f"variable {name!r}: expected no arrow to a variable with a law of its own, got one from "
                     f"{', '.join(sorted(before[name]))}; a dashed edge compares laws"
                 )
-        return tuple(sorted(arrows, key=lambda arrow: max(order[name] for name in names_of(arrow.source))))
+        return tuple(sorted(arrows, key=lambda arrow: max(order[name] for name in arrow.ends[0])))

@@ -55,9 +55,9 @@ class ExactRun:
     def compare(self, edge: Equal) -> EdgeCheck:
         """Total variation between the laws of both ends, each together with the label."""
         given = names_of(edge.given)
-        first, second = (self.joint.law(*names_of(end), *given) for end in (edge.first, edge.second))
+        first, second = (self.joint.law(*end, *given) for end in edge.ends)
         if first.shape != second.shape:
-            ends = len(names_of(edge.first))
+            ends = len(edge.ends[0])
             sizes = list(first.shape[:ends]), list(second.shape[:ends])
             raise InputError(f"edge {edge}: expected as many values at both ends, got {sizes[0]} and {sizes[1]}")
         distance = 0.5 * float((first - second).abs().sum())

@@ -147,7 +147,7 @@ def composition() -> Diagram:
 
 def conditioning() -> Diagram:
     """The thesis, on control by conditioning: Bob guesses with joint access to what is left and to a label."""
-    remains, label = [0, 0, 1, 1], [0, 1, 1, 0]
+    remains, label = [0, 0, 0, 1], [0, 1, 1, 0]
     law = [0.4, 0.1, 0.2, 0.3]
     both = Mash([2 * r + c for r, c in zip(remains, label, strict=True)], outcomes=4).reversed(law)
     return Diagram(

@@ -4,25 +4,9 @@ Thick arrows are channels, double-headed ones lossless, dashed lines equal laws;
 the boxes that have joint access to it.
 """
 
-from ..channels.joint import names_of
-from .diagram import Arrow, Diagram, End, Equal, Lossless, title
+from .diagram import Diagram, Equal, Lossless, title
 
-__all__ = ["ends_of", "to_mermaid"]
-
-
-def ends_of(diagram: Diagram) -> list[tuple[str, ...]]:
-    """The boxes of a diagram: its variables, then what has joint access to several of them, each once.
-
-    Example:
-        >>> from ebbflow.envs.diagrams import get_example
-        >>> ends_of(get_example("product"))
-        [('A',), ('coin',), ("A'",), ('A', 'coin')]
-    """
-    boxes: list[tuple[str, ...]] = [(name,) for name in diagram.variables]
-    for edge in diagram.edges:
-        ends = (edge.first, edge.second) if isinstance(edge, Equal) else (edge.source, edge.target)
-        boxes += [names_of(end) for end in ends]
-    return list(dict.fromkeys(boxes))
+__all__ = ["to_mermaid"]
 
 
 def to_mermaid(diagram: Diagram) -> str:
@@ -39,22 +23,18 @@ def to_mermaid(diagram: Diagram) -> str:
             A ==>|"Identity"| C
             B ==>|"Decrypt"| C
     """
-    boxes = ends_of(diagram)
-    ids = {box: chr(ord("A") + place) if place < 26 else f"N{place}" for place, box in enumerate(boxes)}
-
-    def box(end: End) -> str:
-        return ids[names_of(end)]
-
+    ids = {box: chr(ord("A") + place) if place < 26 else f"N{place}" for place, box in enumerate(diagram.boxes)}
     lines = ["flowchart LR"]
-    lines += [f"{ids[names]}[{_quoted(title(names))}]" for names in boxes]
-    lines += [f"{ids[(part,)]} --- {ids[names]}" for names in boxes if len(names) > 1 for part in names]
+    lines += [f"{ids[box]}[{_quoted(title(box))}]" for box in ids]
+    lines += [f"{ids[(part,)]} --- {ids[box]}" for box in ids if len(box) > 1 for part in box]
     for edge in diagram.edges:
-        if isinstance(edge, Arrow):
-            arrow = "<==>" if isinstance(edge, Lossless) else "==>"
-            lines.append(f"{box(edge.source)} {arrow}|{_quoted(edge.label)}| {box(edge.target)}")
-        else:
+        first, second = (ids[end] for end in edge.ends)
+        if isinstance(edge, Equal):
             label = f"|{_quoted(title(edge.given))}|" if edge.given else ""
-            lines.append(f"{box(edge.first)} -.-{label} {box(edge.second)}")
+            lines.append(f"{first} -.-{label} {second}")
+        else:
+            arrow = "<==>" if isinstance(edge, Lossless) else "==>"
+            lines.append(f"{first} {arrow}|{_quoted(edge.label)}| {second}")
     return "\n    ".join(lines)
 
 

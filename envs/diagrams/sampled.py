@@ -67,7 +67,7 @@ class SampledRun:
     def compare(self, edge: Equal) -> EdgeCheck:
         """Energy test of one end in the first run against the other end in the second, each with the label."""
         given = names_of(edge.given)
-        ends = [names_of(end) + given for end in (edge.first, edge.second)]
+        ends = [end + given for end in edge.ends]
         columns = [_columns(self.runs[0][one], self.runs[1][other], edge) for one, other in zip(*ends, strict=True)]
         first, second = (torch.cat(side, -1) for side in zip(*columns, strict=True))
         # The smallest p-value that so many relabellings can give is half of the level.
