@@ -92,13 +92,18 @@ class JointLaw:
         """
         sources, targets = names_of(sources), names_of(targets)
         self._fit(channel, sources, targets)
-        rows = channel.matrix[ravel([self.values[name] for name in sources], channel.input_shape, channel.name)]
-        if not sources:
-            rows = rows.expand(len(self.probability), -1)
-        row, output = rows.nonzero(as_tuple=True)
-        if len(row) > _MOST:
-            raise InputError(f"{channel}: expected a joint law of at most {_MOST:,} outcomes, got {len(row):,}")
-        probability = self.probability[row] * rows[row, output]
+        sent = ravel([self.values[name] for name in sources], channel.input_shape, channel.name)
+        sent = sent.expand(len(self.probability))
+        possible = channel.matrix.nonzero()[:, 1]  # outputs, input by input
+        count = (channel.matrix > 0.0).sum(-1)
+        ways = count[sent]
+        total = int(ways.sum())
+        if total > _MOST:
+            raise InputError(f"{channel}: expected a joint law of at most {_MOST:,} outcomes, got {total:,}")
+        row = torch.arange(len(sent)).repeat_interleave(ways)
+        within = torch.arange(total) - (ways.cumsum(0) - ways)[row]  # 0, 1, ... for each outcome before
+        output = possible[(count.cumsum(0) - count)[sent][row] + within]
+        probability = self.probability[row] * channel.matrix[sent[row], output]
         parts = unravel(output, channel.output_shape)
         other = torch.zeros(len(row), dtype=torch.bool)
         made = {}

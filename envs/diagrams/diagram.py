@@ -13,13 +13,16 @@ way is taken, which is what it means to commute. Source: Noël, *Destruction is 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..channels.finite import FiniteChannel, probabilities
 from ..channels.joint import names_of
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .report import Report
 
 __all__ = ["SINGLETON", "Arrow", "Box", "Channel", "Diagram", "Edge", "End", "Equal", "Lossless", "title"]
 
@@ -167,7 +170,7 @@ class Diagram:
         boxes: list[Box] = [(name,) for name in self.variables]
         return list(dict.fromkeys(boxes + [end for edge in self.edges for end in edge.ends]))
 
-    def check(self, **settings: Any) -> Any:
+    def check(self, **settings: Any) -> "Report":
         """Run the channels and hold every claim to account: see `ebbflow.envs.diagrams.check`."""
         from .commutation import check
 

@@ -23,7 +23,7 @@ _ALICE = (0.5, 0.3, 0.2)
 
 
 def cypher() -> Diagram:
-    """ "Destroying and Generating": a bijection destroys nothing, for there is a way back to the identity."""
+    """Section "Destroying and Generating": a bijection destroys nothing, for there is a way back to the identity."""
     permute = Cypher([1, 2, 0])
     return Diagram(
         "a cypher destroys nothing",
@@ -37,7 +37,7 @@ def cypher() -> Diagram:
 
 
 def product() -> Diagram:
-    """ "Destroying and Generating": a coin beside the message creates information, and destroys none."""
+    """Section "Destroying and Generating": a coin beside the message creates information, and destroys none."""
     return Diagram(
         "a product creates, and can be undone",
         {"A": _ALICE, "coin": None, "A'": None},
@@ -50,7 +50,7 @@ def product() -> Diagram:
 
 
 def mash() -> Diagram:
-    """ "Destroying and Generating": two messages become one, and are guessed back in law, given what is left."""
+    """Section "Destroying and Generating": two messages become one, and are guessed back in law, given what is left."""
     destroy = Mash([0, 1, 1])
     return Diagram(
         "destroy, then generate",
@@ -60,7 +60,7 @@ def mash() -> Diagram:
 
 
 def redraw() -> Diagram:
-    """ "Destroying and Generating": where only the marginal law is wanted, Bob need not be asked at all."""
+    """Section "Destroying and Generating": where only the marginal law is wanted, Bob need not be asked at all."""
     return Diagram(
         "generate anything with the right law",
         {"A": _ALICE, "B": None, "A'": None},
@@ -73,7 +73,7 @@ def redraw() -> Diagram:
 
 
 def singleton() -> Diagram:
-    """ "Mashing Everything": down to a singleton, and from nothing back up."""
+    """Section "Mashing Everything": down to a singleton, and from nothing back up."""
     first, second = Mash([0, 1, 1]), Mash([0, 0])
     guess, guess_first = second.reversed(first.output_law(_ALICE)), first.reversed(_ALICE)
     return Diagram(
@@ -95,15 +95,15 @@ def singleton() -> Diagram:
 
 
 def autoregressive() -> Diagram:
-    """ "Mashing Everything": MashLastToken on two tokens, 00 01 10 11, then GuessNextToken from the empty text."""
+    """Section "Mashing Everything": MashLastToken on two tokens, then GuessNextToken from the empty text."""
     law = [0.4, 0.1, 0.2, 0.3]
     return _two_steps("autoregressive, two tokens", law, Mash([0, 0, 1, 1]), Mash([0, 0]), "LastToken", "NextToken")
 
 
 def masked() -> Diagram:
-    """ "Mashing Everything": MashOneRandomUnmaskedToken on two tokens; the order is created, and destroyed again.
+    """Section "Mashing Everything": MashOneRandomUnmaskedToken; the order is created, and destroyed again.
 
-    Bob's messages are 0_ 1_ _0 _1, where _ is a mask.
+    Of two tokens, Bob's messages are 0_ 1_ _0 _1, where _ is a mask.
     """
     law = [0.4, 0.1, 0.2, 0.3]  # of 00 01 10 11
     half = FiniteChannel([[0.5, 0, 0.5, 0], [0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0], [0, 0.5, 0, 0.5]])
@@ -113,7 +113,7 @@ def masked() -> Diagram:
 
 
 def shuffle() -> Diagram:
-    """ "Shuffling Everything": drowned in noise until the law is known, uniform, which is where generation starts.
+    """Section "Shuffling Everything": drowned in noise until the law is known; there generation starts.
 
     Twenty-five uses leave 2e-8 of what was there, fifty 1e-15.
     """
@@ -135,7 +135,7 @@ def shuffle() -> Diagram:
 
 
 def composition() -> Diagram:
-    """ "About the Diagrams": two random channels in a row give the law of their composition, not the same message."""
+    """Section "About the Diagrams": in a row, random channels give their composition's law, not its message."""
     f = FiniteChannel([[0.8, 0.2], [0.5, 0.5], [0.1, 0.9]], name="f")
     g = FiniteChannel([[0.7, 0.3], [0.4, 0.6]], name="g")
     return Diagram(
@@ -163,7 +163,7 @@ def conditioning() -> Diagram:
 
 
 def interpolation() -> Diagram:
-    """ "Beyond Markov", on the integers modulo 4: every level is made from the data and one and the same noise.
+    """Section "Beyond Markov", on the integers modulo 4: every level is made from the data and one and the same noise.
 
     B' = A' + f(Z'), C' = A' + g(Z'), where f and g of the uniform Z' have the laws of one fair step and of two.
     """
@@ -198,7 +198,7 @@ def interpolation() -> Diagram:
 
 
 def gaussian_interpolation() -> Diagram:
-    """ "Beyond Markov", DDPM's: x_k = √α_k x + √(1 − α_k) z, with the noise guessed from x_k in closed form.
+    """Section "Beyond Markov", DDPM's: x_k = √α_k x + √(1 − α_k) z, with the noise guessed from x_k in closed form.
 
     Real numbers, so checked on samples; A ~ N(1, 0.25), α = 0.7 at B and 0.3 at C.
     """

@@ -4,7 +4,9 @@ Thick arrows are channels, double-headed ones lossless, dashed lines equal laws;
 the boxes that have joint access to it.
 """
 
-from .diagram import Diagram, Equal, Lossless, title
+import re
+
+from .diagram import Box, Diagram, Equal, Lossless, title
 
 __all__ = ["to_mermaid"]
 
@@ -18,12 +20,16 @@ def to_mermaid(diagram: Diagram) -> str:
         flowchart LR
             A["A"]
             B["B"]
-            C["A'"]
+            Ap["A'"]
             A <==>|"Cypher"| B
-            A ==>|"Identity"| C
-            B ==>|"Decrypt"| C
+            A ==>|"Identity"| Ap
+            B ==>|"Decrypt"| Ap
     """
-    ids = {box: chr(ord("A") + place) if place < 26 else f"N{place}" for place, box in enumerate(diagram.boxes)}
+    ids: dict[Box, str] = {}
+    for box in diagram.boxes:
+        word = re.sub(r"\W", "", title(box).replace("'", "p").replace(" × ", "x"), flags=re.ASCII) or "N"
+        word = word[0].upper() + word[1:]  # no word of mermaid's own has a capital
+        ids[box] = word if word not in ids.values() else f"{word}_{len(ids)}"
     lines = ["flowchart LR"]
     lines += [f"{ids[box]}[{_quoted(title(box))}]" for box in ids]
     lines += [f"{ids[(part,)]} --- {ids[box]}" for box in ids if len(box) > 1 for part in box]

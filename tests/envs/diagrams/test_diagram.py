@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ebbflow.envs.channels import Cypher, FiniteChannel, Identity, Mash, Product
-from ebbflow.envs.diagrams import Arrow, Diagram, Equal, Lossless, get_example, information
+from ebbflow.envs.diagrams import SINGLETON, Arrow, Diagram, Equal, Lossless, get_example, information
 from ebbflow.envs.errors import InputError
 
 LAW = [0.5, 0.3, 0.2]
@@ -110,6 +110,15 @@ def test_samples_that_are_none_are_named(source, channel, message):
         wrong.check(samples=20)
 
 
+def test_two_ways_of_different_shapes_are_named():
+    ways = [
+        Arrow("A", "B", lambda a: a, name="as it is"),
+        Arrow("A", "B", lambda a: a.unsqueeze(-1), name="as a column"),
+    ]
+    with pytest.raises(InputError, match=r"variable 'B': expected shape \[20\], got \[20, 1\]"):
+        Diagram("test", {"A": normal, "B": None}, ways).check(samples=20)
+
+
 def test_information_needs_laws():
     with pytest.raises(InputError, match="expected laws and finite channels only"):
         information(get_example("gaussian-interpolation"))
@@ -138,28 +147,29 @@ def test_an_arrow_is_named_after_its_channel():
 def test_mermaid_has_every_kind_of_edge_and_escapes_quotes():
     text = Diagram(
         "all",
-        {"A": LAW, 'so-called "B"': None, "Z": LAW, "C": None},
+        {"A": LAW, 'so-called "B"': None, "Z'": LAW, "Zp": None, "*": SINGLETON},
         [
             Arrow("A", 'so-called "B"', Mash([0, 1, 1])),
-            Lossless(("A", "Z"), ("C", "Z"), Cypher(range(9), shape=(3, 3)), name="Same"),
-            Equal("A", "C"),
-            Equal("A", "C", given=("Z", "A")),
+            Lossless(("A", "Z'"), ("Zp", "Z'"), Cypher(range(9), shape=(3, 3)), name="Same"),
+            Equal("A", "Zp"),
+            Equal("A", "Zp", given=("Z'", "A")),
         ],
     ).to_mermaid()
     assert text.splitlines() == [
         "flowchart LR",
         '    A["A"]',
-        '    B["so-called #quot;B#quot;"]',
-        '    C["Z"]',
-        '    D["C"]',
-        '    E["A × Z"]',
-        '    F["C × Z"]',
-        "    A --- E",
-        "    C --- E",
-        "    D --- F",
-        "    C --- F",
-        '    A ==>|"Mash"| B',
-        '    E <==>|"Same"| F',
-        "    A -.- D",
-        '    A -.-|"Z × A"| D',
+        '    SocalledB["so-called #quot;B#quot;"]',
+        '    Zp["Z\'"]',
+        '    Zp_3["Zp"]',
+        '    N["*"]',
+        '    AxZp["A × Z\'"]',
+        '    ZpxZp["Zp × Z\'"]',
+        "    A --- AxZp",
+        "    Zp --- AxZp",
+        "    Zp_3 --- ZpxZp",
+        "    Zp --- ZpxZp",
+        '    A ==>|"Mash"| SocalledB',
+        '    AxZp <==>|"Same"| ZpxZp',
+        "    A -.- Zp_3",
+        '    A -.-|"Z\' × A"| Zp_3',
     ]
