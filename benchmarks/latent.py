@@ -36,9 +36,10 @@ from ebbflow.trainers.metrics.weights import ess_reverse, importance_log_z
 from ebbflow.trainers.trainer import Trainer
 
 MODELS = Path("runs/digits_gan")
-VARIANTS = ("fixed", "generation", "adaptive")
+VARIANTS = ("generation", "adaptive")
 RECIPE: dict[str, Any] = {"iterations": 3000, "threads": 1, "contexts_per_batch": 16}
-RECIPE["agent"] = {"features": ["raw", "score"]}
+RECIPE |= {"objective": "reverse_kl", "destruction_objective": "tlm", "replay": {"share": 0.0}}
+RECIPE["agent"] = {"features": ["raw", "score"], "langevin": True, "compression": None}
 RECIPE["exploration"] = {"scale": 1.0}  # wider steps leave the shell of the prior, benchmarks/results/latent.md
 SAMPLES = 1000  # of each class
 SHOWN = ("elbo", "eubo", "log_z", "ess_reverse", "accuracy", "judge_accuracy", "diversity_pixels")
@@ -108,7 +109,10 @@ def reference(rows: Path, models: Path = MODELS, beta: float = 4.0, samples: int
     run_missing(rows, keys, lambda key: over_classes(found[key["policy"]]) | more[key["policy"]], SHOWN)
 
 
-def anchors_of(target: LatentTarget, kind: str, count: int) -> Anchors:
+def anchors_of(target: LatentTarget, kind: str, count: int) -> Anchors | None:
+    """Of the classes in equal shares: none, exact ones by rejection, or searched for (smc)."""
+    if kind == "none":
+        return None
     if kind == "rejection":
         states, contexts = exact(target, count // CLASSES)
         return Anchors.from_samples(target, states, contexts)
@@ -118,7 +122,7 @@ def anchors_of(target: LatentTarget, kind: str, count: int) -> Anchors:
 def run_one(target: LatentTarget, config: TrainConfig, kind: str, picture: Path | None) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     before = target.energy_calls
-    anchors = anchors_of(target, kind, config.anchors.count) if config.replay.share > 0 else None
+    anchors = anchors_of(target, kind, config.anchors.count)
     found = target.energy_calls - before  # rejected proposals, too
     trainer = Trainer(target, config, anchors=anchors)
     trainer.train()
@@ -158,10 +162,10 @@ def run(
     rows: Path,
     models: Path = MODELS,
     variants: tuple[str, ...] = VARIANTS,
-    steps: tuple[int, ...] = (5,),
+    steps: tuple[int, ...] = (10,),
     seeds: tuple[int, ...] = (0, 1, 2),
     beta: float = 4.0,
-    anchors: str = "rejection",
+    anchors: str = "none",
     label: str = "recipe",
     settings: str = "{}",
     pictures: Path | None = None,
