@@ -60,8 +60,8 @@ def test_the_lines_of_the_documentation_run(digits_gan, tmp_path, monkeypatch):
     digits_gan.save(digits_gan.Classifier().eval(), torch.zeros(2, 64), folder, "classifier")
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "latent.md").read_text(), re.DOTALL | re.MULTILINE)
-    few = '{"iterations": 2, "batch_size": 8, "contexts_per_batch": 2, "anchors": {"share": 0.0}, "steps": 5'
-    assert '{"steps": 5' in code
+    few = '"iterations": 2, "batch_size": 8, "contexts_per_batch": 2, "steps": 5'
+    assert '"steps": 10' in code
     names: dict[str, object] = {}
-    exec(compile(code.replace('{"steps": 5', few), "latent.md", "exec"), names)
+    exec(compile(code.replace('"steps": 10', few), "latent.md", "exec"), names)
     assert names["z"].shape == (16, 64) and names["images"].shape == (16, 64)
