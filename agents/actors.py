@@ -18,7 +18,8 @@ at initialisation, so that every form starts as the reference bit for bit):
 A step with s = 0 (the last one to a Dirac) has nothing to learn: every form leaves it deterministic at r·y.
 
 With a *gain*, each mean that is learned has one more term, g·x·tanh(q·c) or r·y·tanh(q·c), with q² the step's share of
-all steps' reference variance, so that c moves a state at a typical distance by c of the step's standard deviations. A
+all steps' reference variance, so that c moves a state at a typical distance by c of the step's standard deviations. It
+adds ten of them at most: a path that a wrong factor throws far out costs the ELBO more than all others together. A
 Gaussian of width w seen through noise of width s has the mean x·w²/(w² + s²): where widths vary from place to place
 (the neck of a funnel, the saddle of a double well) this factor is a smooth function of the place, which an offset
 would have to multiply by x itself, to a precision of w.
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 LOG_2PI = math.log(2.0 * math.pi)
+_LARGEST_GAIN = 10.0  # standard deviations of the reference's step
 
 MeanForm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 DESTRUCTION_MEANS: dict[str, MeanForm | None] = {  # (raw, y, factor, std, bound) -> mean
@@ -135,6 +137,12 @@ def _column(values: Sequence[float]) -> Tensor:
     return torch.as_tensor(values, dtype=torch.get_default_dtype()).unsqueeze(-1)
 
 
+def _gain(raw: Tensor, kept: Tensor, std: Tensor, unit: Tensor) -> Tensor:
+    """What a gain adds to a mean that keeps `kept` of the state (module docstring)."""
+    limit = _LARGEST_GAIN * std
+    return (kept * (unit * raw).tanh()).clamp(-limit, limit)
+
+
 def _gain_units(variances: Sequence[float]) -> Tensor:
     """q of the module docstring for each step, `[T, 1]`; 0 where nothing moves."""
     total = sum(variances)
@@ -217,10 +225,10 @@ class GenerationHead(nn.Module):
             if score is None:
                 raise InputError("langevin: needs the gradient of the log density, and none was given")
             drift = drift + self.langevin[transition] * (std * score).clamp(-1.0, 1.0)
-        kept = self.factor[transition] * state
+        mean = self.factor[transition] * state
         if self.gain:
-            kept = kept * (1.0 + (self.gain_unit[transition] * raw[-1]).tanh())
-        mean = kept + std * drift
+            mean = mean + _gain(raw[-1], mean, std, self.gain_unit[transition])
+        mean = mean + std * drift
         log_variance = variance.log()
         if self.learned_variance:
             log_variance = log_variance + self.bound * (raw[1] / self.bound).tanh()
@@ -310,11 +318,11 @@ class DestructionHead(nn.Module):
         mean, log_variance = factor * state, variance.log()
         if self.readout is not None:
             raw = self.readout(hidden, features, transition)
-            kept = mean
+            kept, std = mean, variance.sqrt()
             if self.mean_form is not None:
-                mean = self.mean_form(raw[0], state, factor, variance.sqrt(), self.mean_bound)
+                mean = self.mean_form(raw[0], state, factor, std, self.mean_bound)
             if self.gain:
-                mean = mean + kept * (self.gain_unit[transition] * raw[-1]).tanh()
+                mean = mean + _gain(raw[-1], kept, std, self.gain_unit[transition])
             if self.variance_form is not None:
                 log_variance = log_variance + self.variance_form(raw[1], self.variance_bound)
         return mean, log_variance

@@ -48,7 +48,7 @@ def constant_destruction(agent, generator):
     settings, kernels = agent_settings(agent), []
     for k in range(agent.steps):
         r, s2 = agent.reference.destruction_factor[k], agent.reference.destruction_variance[k]
-        a, b, c = torch.randn(3, DIM, generator=generator)
+        a, b, c = torch.randn(3, DIM, generator=generator) * torch.tensor([[1.0], [1.0], [0.1]])  # gains are bounded
         if agent.destruction.readout is not None:
             raw = [a, b, c] if agent.destruction.gain else [a, b]
             with torch.no_grad():
@@ -115,7 +115,7 @@ def reverse(agent, kernels, mean, variance):
         factor = torch.where(low_variance > 0, r * variance / low_variance.clamp(min=1e-300), 0.0)
         g, v = agent.reference.generation_factor[k], agent.reference.generation_variance[k]
         conditional = variance - factor**2 * low_variance
-        c = 0.5 - k if agent.generation.gain else 0.0
+        c = 0.05 * (0.5 - k) if agent.generation.gain else 0.0
         gain = math.tanh(math.sqrt(v / sum(agent.reference.generation_variance)) * c)
         with torch.no_grad():
             table[k, :, CONSTANT, 2:] = c

@@ -103,8 +103,9 @@ def test_heads_follow_their_formulas(random_agent):
     mean, log_variance = agent.generation_step(y, 1, score)
     a, b, c = agent.generation.readout(agent.backbone(features, 1), features, 1)
     drift = agent.generation.langevin[1] * (math.sqrt(v) * score).clamp(-1, 1)
-    gain = (c / math.sqrt(3)).tanh()  # of three equal steps
-    torch.testing.assert_close(mean, y * (1 + gain) + math.sqrt(v) * (a + drift))
+    gain, limit = y * (c / math.sqrt(3)).tanh(), 10 * math.sqrt(v)  # of three equal steps
+    torch.testing.assert_close(mean, y + gain.clamp(-limit, limit) + math.sqrt(v) * (a + drift))
+    assert (gain.abs() > limit).any()
     torch.testing.assert_close(log_variance, math.log(v) + 0.5 * (b / 0.5).tanh())
     assert (log_variance - math.log(v)).abs().max() > 0.49
     assert ((math.sqrt(v) * score).abs() > 1).any()
@@ -112,8 +113,8 @@ def test_heads_follow_their_formulas(random_agent):
     mean, log_variance = agent.destruction_step(y, 2)
     a, b, c = agent.destruction.readout(agent.backbone(features, 2), features, 1)
     s2 = agent.reference.destruction_variance
-    gain = (math.sqrt(s2[1] / sum(s2)) * c).tanh()
-    torch.testing.assert_close(mean, y / 2 * (1 + gain) + math.sqrt(v / 2) * 3 * a.tanh())
+    gain, limit = y / 2 * (math.sqrt(s2[1] / sum(s2)) * c).tanh(), 10 * math.sqrt(v / 2)
+    torch.testing.assert_close(mean, y / 2 + gain.clamp(-limit, limit) + math.sqrt(v / 2) * 3 * a.tanh())
     torch.testing.assert_close(log_variance.exp(), v / 2 * (1 + 0.9 * b.tanh()))
 
 
