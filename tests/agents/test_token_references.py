@@ -39,13 +39,9 @@ def reference(request):
     return REFERENCES[request.param]()
 
 
-def states_of(reference):
-    return SPACE.all_states(masked=hasattr(reference, "kept"))
-
-
 def level_law(reference, k, sample=SAMPLE):
     """Probabilities of all states at level `k`."""
-    return reference.log_prob_level(states_of(reference), sample, k).exp()
+    return reference.log_prob_level(reference.all_states(), sample, k).exp()
 
 
 def fits(states, law, space_states):
@@ -65,7 +61,7 @@ def fits(states, law, space_states):
 
 
 def test_steps_and_levels_are_laws(reference):
-    states = states_of(reference)
+    states = reference.all_states()
     for k in range(reference.steps + 1):
         assert level_law(reference, k).sum() == pytest.approx(1.0, abs=1e-12)
     assert reference.log_prob_destroyed(states).exp().sum() == pytest.approx(1.0, abs=1e-9)
@@ -76,7 +72,7 @@ def test_steps_and_levels_are_laws(reference):
 
 
 def test_a_level_is_its_steps_one_after_another(reference):
-    states = states_of(reference)
+    states = reference.all_states()
     law = level_law(reference, reference.steps)
     assert law[(states == SAMPLE).all(-1)].tolist() == [1.0]
     for k in reversed(range(reference.steps)):
@@ -85,7 +81,7 @@ def test_a_level_is_its_steps_one_after_another(reference):
 
 
 def test_levels_and_repeated_steps_are_drawn_from_the_level_law(reference):
-    n, states = 6_000, states_of(reference)
+    n, states = 6_000, reference.all_states()
     walked = SAMPLE.expand(n, -1)
     for k in reversed(range(reference.steps)):
         walked = reference.sample_step(walked, k)
@@ -98,20 +94,20 @@ def test_levels_and_repeated_steps_are_drawn_from_the_level_law(reference):
 
 
 def test_levels_can_differ_from_row_to_row(reference):
-    states = states_of(reference)
+    states = reference.all_states()
     k = torch.arange(len(states)) % (reference.steps + 1)
     each = torch.stack([reference.log_prob_level(s, SAMPLE, int(i)) for s, i in zip(states, k, strict=True)])
     assert reference.log_prob_level(states, SAMPLE, k).equal(each)
 
 
 def test_destroyed_states_are_drawn_from_their_law(reference):
-    states = states_of(reference)
+    states = reference.all_states()
     drawn = reference.sample_destroyed(6_000)
     assert fits(drawn, reference.log_prob_destroyed(states).exp(), states) > 1e-3
 
 
 def test_generation_steps_are_laws_whatever_the_guess(reference):
-    states = states_of(reference)
+    states = reference.all_states()
     for k in range(reference.steps):
         possible = states[level_law(reference, k) > 0]
         guess = torch.randn(len(possible), 3, 3).log_softmax(-1)

@@ -62,6 +62,11 @@ class MaskOneRandom(Masking):
         possible = self.consistent(state, sample) & (self.tokens_left(state) == left)
         return torch.where(possible, log_prob, -torch.inf)
 
+    def known_term(self, k: int | Tensor) -> Tensor:
+        """log(k + 1) − log(T − k), `[...]`, whose sum over all steps is zero."""
+        done = torch.as_tensor(k).to(torch.get_default_dtype())
+        return (done + 1).log() - (self.steps - done).log()
+
     def position_log_prob(self, state: Tensor, k: int | Tensor) -> Tensor:
         """−log(T − k) at masked positions, −inf elsewhere, `[..., length]`."""
         self._step(k, state)

@@ -1,6 +1,7 @@
 """References that replace one token a step by the mask: T is the length, and what is fully destroyed is all mask."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ __all__ = ["Masking"]
 
 class Masking(OnePosition):
     """What masking references share; at level k, k tokens are left."""
+
+    masks: ClassVar[bool] = True
 
     def __init__(self, space: Tokens) -> None:
         super().__init__(space)  # one step for each token

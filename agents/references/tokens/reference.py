@@ -31,6 +31,7 @@ class TokenReference(ABC):
     Class attributes:
         deterministic: whether a state has only one way to be destroyed.
         learned: whether the destruction has parameters; that of a reference has none.
+        masks: whether states between x_0 and x_T may hold masks.
 
     Attributes:
         space: the token space.
@@ -42,6 +43,7 @@ class TokenReference(ABC):
 
     deterministic: bool = False
     learned: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
 
     def __init__(self, space: Tokens, steps: int | None = None) -> None:
         if not isinstance(space, Tokens):
@@ -92,6 +94,17 @@ class TokenReference(ABC):
     @abstractmethod
     def log_prob_reverse(self, guess: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """log p→(x_{k+1} | x_k) `[...]` of x_{k+1} = `following` given x_k = `state`, by a guess of the tokens."""
+
+    def known_term(self, k: int | Tensor) -> Tensor:
+        """The part of log p→ − log p← of step `k` that is the same for all states and guesses, `[...]`.
+
+        Estimates of a likelihood bound count it exactly instead of drawing it; here there is none.
+        """
+        return torch.zeros(())
+
+    def all_states(self) -> Tensor:
+        """Every state that destruction may visit, and more, `[states, length]`; of tiny spaces, to enumerate them."""
+        return self.space.all_states(masked=self.masks)
 
     # Checks ---------------------------------------------------------------------------------------------------------
 
