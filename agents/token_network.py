@@ -10,7 +10,7 @@ __all__ = ["TokenNetwork"]
 
 
 class TokenNetwork(nn.Module):
-    """Residual multilayer perceptron over the sum of an embedding of each position's symbol and one of the level.
+    """Residual multilayer perceptron over the sum of an embedding of each position's symbol and one of the step.
 
     Each position has embeddings of its own, the mask's included: the sum is what a linear layer makes of the one-hot
     state. The last layer starts at zero, so that an untrained network guesses all tokens alike. Made for short
@@ -34,6 +34,8 @@ class TokenNetwork(nn.Module):
         0.0
     """
 
+    offset: Tensor
+
     def __init__(self, space: Tokens, steps: int, *, width: int = 128, depth: int = 2) -> None:
         super().__init__()
         if not isinstance(space, Tokens):
@@ -43,21 +45,20 @@ class TokenNetwork(nn.Module):
         symbols = space.vocabulary + 1
         self.space = space
         self.embed_symbols = nn.Embedding(space.length * symbols, width)
-        self.embed_level = nn.Embedding(steps + 1, width)
+        self.embed_step = nn.Embedding(steps, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.logits = nn.Linear(width, space.length * space.vocabulary)
-        for embedding in (self.embed_symbols, self.embed_level):  # their sum is of order one, however long the sequence
+        for embedding in (self.embed_symbols, self.embed_step):  # their sum is of order one, however long the sequence
             nn.init.normal_(embedding.weight, std=(space.length + 1) ** -0.5)
         nn.init.zeros_(self.logits.weight)
         nn.init.zeros_(self.logits.bias)
         offset = torch.arange(space.length) * symbols
         self.register_buffer("offset", offset, persistent=False)
-        self.offset: Tensor
 
     def forward(self, state: Tensor, k: int | Tensor) -> Tensor:
         """Logits `[..., length, vocabulary]` of the tokens of x_{k+1}, from x_k `[..., length]` at steps k `[...]`."""
-        level = torch.as_tensor(k, device=state.device)
-        hidden = self.embed_symbols(state + self.offset).sum(-2) + self.embed_level(level)  # [..., width]
+        step = torch.as_tensor(k, device=state.device)
+        hidden = self.embed_symbols(state + self.offset).sum(-2) + self.embed_step(step)  # [..., width]
         for layer in self.layers:
             hidden = hidden + nn.functional.gelu(layer(hidden))
         return self.logits(hidden).unflatten(-1, (self.space.length, self.space.vocabulary))

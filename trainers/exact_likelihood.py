@@ -26,7 +26,7 @@ def exact_bound(agent: TokenAgent, x: Tensor) -> Tensor:
         >>> exact_bound(agent, torch.tensor([[0, 1]])).exp()  # untrained
         tensor([0.2500])
     """
-    reference, states = agent.reference, agent.reference.all_states()
+    reference, states = agent.reference, agent.reference.all_states().to(x.device)
     samples = agent.space.check("x", x).unsqueeze(1)  # [n, 1, length]
     bound = _mean(reference.log_prob_level(states, samples, 0).exp(), reference.log_prob_destroyed(states))
     for k in range(agent.steps):
@@ -52,7 +52,7 @@ def exact_law(agent: TokenAgent) -> Tensor:
         >>> exact_law(TokenAgent(MaskOneRandom(space), TokenNetwork(space, steps=2, width=8)))
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
-    states = agent.reference.all_states()
+    states = agent.reference.all_states().to(agent.log_z.device)
     law = agent.reference.log_prob_destroyed(states).exp()
     for k in range(agent.steps):
         law = law @ _generation(agent, states, k).exp()

@@ -73,7 +73,7 @@ def likelihood_bound(
     many = x.unsqueeze(1).expand(-1, draws, -1)  # [n, draws, length]
     k, weight = draw_steps(many.shape[:-1], agent.steps, level_law, x.device)
     state, following = destroyed_pair(agent, many, k)
-    term = agent.step_log_prob(following, state, k) - agent.reference.log_prob_step(state, following, k)
+    term = agent.mean_step_log_prob(many, following, state, k) - agent.reference.log_prob_step(state, following, k)
     known = agent.reference.known_term
     term = term - known(k) + known(torch.arange(agent.steps, device=k.device)).sum() / weight
     destroyed = agent.reference.log_prob_destroyed(agent.reference.sample_level(many, 0))

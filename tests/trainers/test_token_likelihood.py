@@ -179,6 +179,23 @@ def test_the_loss_has_the_mean_of_whole_paths_and_its_gradient(name):
         assert (gradient - gradients[0]).norm() < 0.05 * gradients[0].norm() + 0.02
 
 
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("name", [*MASKINGS, *SHUFFLES])
+def test_what_is_averaged_has_the_mean_of_what_is_drawn(name):
+    """Over the states x_{k+1} that lie between one sample and one x_k, by Bayes' rule."""
+    reference = (MASKINGS | SHUFFLES)[name]()
+    agent = TokenAgent(reference, untrained(reference))
+    states, sample = reference.all_states(), STATES[19]
+    for k in range(reference.steps):
+        levels = reference.log_prob_level(states, sample, k + 1).exp()
+        for state in states[reference.log_prob_level(states, sample, k).exp() > 0][::5]:
+            weight = levels * reference.log_prob_step(state, states, k).exp()
+            between, weight = states[weight > 0], weight[weight > 0] / weight.sum()
+            here, whole = state.expand(len(between), -1), sample.expand(len(between), -1)
+            drawn = (weight * agent.step_log_prob(between, here, k)).sum()
+            torch.testing.assert_close((weight * agent.mean_step_log_prob(whole, between, here, k)).sum(), drawn)
+
+
 # Training -------------------------------------------------------------------------------------------------------------
 
 

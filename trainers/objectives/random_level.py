@@ -6,7 +6,9 @@ and weighing it by its inverse has the sum as its mean, whatever the law; for th
     loss = −E_x E_{k ~ w} E_{x_{k+1}, x_k | x} [ log p→(x_{k+1} | x_k) / w_k ],        w_k = 1/T by default
 
 x_{k+1} is drawn from x in one go and x_k by one step: an iteration passes one state of each sample, not T, through the
-network. Compare `MaximumLikelihood`, which takes whole paths: the same loss, with more of each sample in an iteration.
+network. Where it is closed, the mean over the x_{k+1} that x_k may have come from takes the place of the one drawn:
+under random masking, an iteration learns from all masked positions. Compare `MaximumLikelihood`, which takes whole paths:
+the same loss, with more of each sample in an iteration.
 Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037.
 """
 
@@ -47,7 +49,7 @@ def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float
     agent.space.check("x", x)
     k, weight = draw_steps(x.shape[:-1], agent.steps, level_law, x.device)
     state, following = destroyed_pair(agent, x, k)
-    return -(weight * agent.step_log_prob(following, state, k)).mean()
+    return -(weight * agent.mean_step_log_prob(x, following, state, k)).mean()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .masking import Masking
+from .one_position import of_tokens
 
 __all__ = ["MaskOneRandom"]
 
@@ -61,6 +62,14 @@ class MaskOneRandom(Masking):
         log_prob = (m + 1).lgamma() + (n - m + 1).lgamma() - (n + 1).lgamma()
         possible = self.consistent(state, sample) & (self.tokens_left(state) == left)
         return torch.where(possible, log_prob, -torch.inf)
+
+    def mean_log_prob_reverse(
+        self, guess: Tensor, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor
+    ) -> Tensor:
+        """The mean over all masked positions of log guess_i(x_{T, i}), minus log(T − k), `[...]`."""
+        masked = state == self.space.mask
+        guessed = torch.where(masked, of_tokens(guess, sample), 0.0).sum(-1) / masked.sum(-1)
+        return guessed - (self.steps - self._step(k, state)).to(guessed.dtype).log()
 
     def known_term(self, k: int | Tensor) -> Tensor:
         """log(k + 1) − log(T − k), `[...]`, whose sum over all steps is zero."""

@@ -95,6 +95,16 @@ class TokenReference(ABC):
     def log_prob_reverse(self, guess: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """log p→(x_{k+1} | x_k) `[...]` of x_{k+1} = `following` given x_k = `state`, by a guess of the tokens."""
 
+    def mean_log_prob_reverse(
+        self, guess: Tensor, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor
+    ) -> Tensor:
+        """log p→(x_{k+1} | x_k) `[...]`, averaged over x_{k+1} given x_k and x_T = `sample` where that is closed.
+
+        Estimates that are drawn vary less with it, at the cost of no pass of a network; here it is that of the one
+        x_{k+1} = `following`, which was drawn.
+        """
+        return self.log_prob_reverse(guess, following, state, k)
+
     def known_term(self, k: int | Tensor) -> Tensor:
         """The part of log p→ − log p← of step `k` that is the same for all states and guesses, `[...]`.
 
