@@ -106,7 +106,7 @@ class TokenAgent(nn.Module):
         return self.reference.log_prob_reverse(self.guess(state, k), following, state, k)
 
     def mean_step_log_prob(self, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
-        """`step_log_prob` `[...]`, averaged over what x_{k+1} may have been given x_T = `sample` where that is closed."""
+        """`step_log_prob` `[...]`, averaged over what x_{k+1} may have been given x_T = `sample`, if closed."""
         return self.reference.mean_log_prob_reverse(self.guess(state, k), sample, following, state, k)
 
     # Whole trajectories -------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ and weighing it by its inverse has the sum as its mean, whatever the law; for th
 
 x_{k+1} is drawn from x in one go and x_k by one step: an iteration passes one state of each sample, not T, through the
 network. Where it is closed, the mean over the x_{k+1} that x_k may have come from takes the place of the one drawn:
-under random masking, an iteration learns from all masked positions. Compare `MaximumLikelihood`, which takes whole paths:
-the same loss, with more of each sample in an iteration.
+under random masking, an iteration learns from all masked positions. Compare `MaximumLikelihood`, which takes whole
+paths: the same loss, with more of each sample in an iteration.
 Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037.
 """
 
