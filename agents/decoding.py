@@ -58,7 +58,7 @@ def decode(agent: TokenAgent, n: int, *, order: str | Sequence[int] | Tensor = "
     positions = _positions(order, state)
     for first in range(0, agent.space.length, block):
         here = positions[:, first : first + block]  # [n, block]
-        laws = agent.guess(state, first).exp()  # [n, length, vocabulary]
+        laws = agent.guess(state, first).softmax(-1)  # [n, length, vocabulary]
         tokens = draw(laws.gather(1, here.unsqueeze(-1).expand(-1, -1, agent.space.vocabulary)))
         state = state.scatter(1, here, tokens)
     return state

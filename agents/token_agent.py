@@ -90,7 +90,7 @@ class TokenAgent(nn.Module):
     # One step -----------------------------------------------------------------------------------------------------
 
     def guess(self, state: Tensor, k: int | Tensor) -> Tensor:
-        """Log probabilities of tokens at every position, `[..., length, vocabulary]`, from x_k = `state`.
+        """Logits of tokens at every position, `[..., length, vocabulary]`, from x_k = `state`.
 
         Raises:
             InputError: when the network returns another shape.
@@ -99,7 +99,7 @@ class TokenAgent(nn.Module):
         expected = (*state.shape, self.space.vocabulary)
         if logits.shape != expected:
             raise InputError(f"network: expected logits {list(expected)}, got {list(logits.shape)}")
-        return logits.log_softmax(-1)
+        return logits
 
     def step_log_prob(self, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """log p→(x_{k+1} | x_k) `[...]` of x_{k+1} = `following` given x_k = `state`."""

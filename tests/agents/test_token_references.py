@@ -28,6 +28,7 @@ REFERENCES = {
     "mask_in_order": lambda: MaskInOrder(SPACE, [1, 2, 0]),
     "shuffle_one": lambda: ShuffleOneToken(SPACE, steps=4),
     "shuffle_one_leaning": lambda: ShuffleOneToken(SPACE, steps=3, matrix=LEANING),
+    "shuffle_one_learned": lambda: ShuffleOneToken(SPACE, steps=4, positions="learned"),
     "shuffle_every": lambda: ShuffleEveryToken(SPACE, LEANING, steps=3),
     "shuffle_every_channel": lambda: ShuffleEveryToken(SPACE, Shuffle(CYCLE), steps=4),
 }
@@ -110,7 +111,7 @@ def test_generation_steps_are_laws_whatever_the_guess(reference):
     states = reference.all_states()
     for k in range(reference.steps):
         possible = states[level_law(reference, k) > 0]
-        guess = torch.randn(len(possible), 3, 3).log_softmax(-1)
+        guess = torch.randn(len(possible), 3, 3)
         law = reference.log_prob_reverse(guess.unsqueeze(1), states, possible.unsqueeze(1), k).exp()
         torch.testing.assert_close(law.sum(-1), torch.ones(len(possible)), rtol=0, atol=1e-12)
         drawn = reference.sample_reverse(guess[:1].expand(6_000, -1, -1), possible[:1].expand(6_000, -1), k)
@@ -225,6 +226,8 @@ def test_spaces_and_numbers_of_steps_that_do_not_fit():
         MaskOneRandom(Continuous(3))
     with pytest.raises(InputError, match="steps: expected a whole number >= 1, got 0"):
         ShuffleOneToken(SPACE, steps=0)
+    with pytest.raises(InputError, match="positions: expected 'uniform' or 'learned', got 'random'"):
+        ShuffleOneToken(SPACE, steps=3, positions="random")
 
 
 def test_levels_of_random_masking_keep_each_set_equally_often():

@@ -27,6 +27,7 @@ MASKINGS = {
 }
 SHUFFLES = {
     "shuffle_one": lambda: ShuffleOneToken(SPACE, steps=12),
+    "shuffle_one_learned": lambda: ShuffleOneToken(SPACE, steps=6, positions="learned"),
     "shuffle_every": lambda: ShuffleEveryToken(SPACE, 0.2 / 3 * torch.ones(3, 3) + 0.8 * torch.eye(3), steps=12),
 }
 
@@ -111,6 +112,19 @@ def test_the_bound_of_shuffling_is_loose_by_what_its_position_law_costs():
         assert gaps[steps] == pytest.approx(path_divergence(agent), abs=1e-10)
     assert gaps == pytest.approx({3: 0.04466, 12: 0.04084, 24: 0.04084}, abs=1e-5)
     assert pytest.approx(3.0, abs=1e-3) == ENTROPY
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize(("steps", "stated"), [(3, 0.005193), (12, 3.4e-6)])
+def test_with_positions_to_learn_shuffling_loses_only_what_is_not_destroyed(steps, stated):
+    """KL(x_0 ‖ p_0), in nats: the time reversal is exact."""
+    reference = ShuffleOneToken(SPACE, steps=steps, positions="learned")
+    agent = TokenAgent(reference, shuffled_conditionals(reference))
+    left = LAW @ reference.log_prob_level(STATES, STATES.unsqueeze(1), 0).exp()
+    remainder = (left * (left.log() + math.log(27))).sum().item()
+    assert mean_gap(agent) == pytest.approx(remainder, abs=1e-10)
+    assert mean_gap(agent) == pytest.approx(path_divergence(agent), abs=1e-10)
+    assert remainder == pytest.approx(stated, rel=0.02)
 
 
 @pytest.mark.usefixtures("double_precision")

@@ -23,18 +23,22 @@ class OnePosition(TokenReference):
     def position_log_prob(self, state: Tensor, k: int | Tensor) -> Tensor:
         """log P(i | x_k) `[..., length]`: which position of x_k = `state` generation step `k` writes."""
 
-    def sample_reverse(self, guess: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
-        """A position by the position law, and a token there by the guess."""
-        position = draw(self.position_log_prob(state, k).exp()).unsqueeze(-1)  # [..., 1]
-        index = position.unsqueeze(-1).expand(*position.shape, self.space.vocabulary)
-        token = draw(guess.gather(-2, index).squeeze(-2).exp()).unsqueeze(-1)
-        return self.space.transition(state, torch.cat([position, token], dim=-1), 0)
+    def joint_log_prob(self, logits: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+        """log of P(i | x_k) · guess_i(token), `[..., length, vocabulary]`, normalised over both together."""
+        return self.position_log_prob(state, k).unsqueeze(-1) + logits.log_softmax(-1)
 
-    def log_prob_reverse(self, guess: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+    def sample_reverse(self, logits: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+        """A position and a token, drawn together."""
+        drawn = draw(self.joint_log_prob(logits, state, k).exp().flatten(-2))
+        position = drawn.div(self.space.vocabulary, rounding_mode="floor")
+        return self.space.transition(state, torch.stack([position, drawn % self.space.vocabulary], dim=-1), 0)
+
+    def log_prob_reverse(self, logits: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """The sum over positions of the module docstring; −inf for states that differ at two positions or more."""
-        guessed = of_tokens(guess, following.clamp_max(self.space.vocabulary - 1))
-        guessed = guessed.masked_fill(following == self.space.mask, -torch.inf)  # a mask is never guessed
-        return log_sum_over_positions(self.position_log_prob(state, k) + guessed, state, following)
+        joint = self.joint_log_prob(logits, state, k)
+        written = of_tokens(joint, following.clamp_max(self.space.vocabulary - 1))
+        written = written.masked_fill(following == self.space.mask, -torch.inf)  # a mask is never guessed
+        return log_sum_over_positions(written, state, following)
 
 
 def draw(probabilities: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ As everywhere, x_T is the sample, x_0 is fully destroyed, and step k lies betwee
     generation    x_0 → … → x_k → x_{k+1} → … → x_T      p→(x_{k+1} | x_k)
     fully destroyed law   p_0(x_0), which does not depend on x_T
 
-A generation step is made of a *guess*, a law of tokens for every position, and of what the reference knows of its own
+A generation step is made of a *guess*, logits of tokens at every position, and of what the reference knows of its own
 time reversal: which positions the step can have destroyed. A policy has to learn the guess alone.
 """
 
@@ -82,28 +82,28 @@ class TokenReference(ABC):
     # Generation -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def sample_reverse(self, guess: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+    def sample_reverse(self, logits: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """x_{k+1} given x_k = `state`, `[..., length]`, by a guess of the tokens.
 
         Args:
-            guess: log probabilities of tokens at every position, `[..., length, vocabulary]`.
+            logits: of tokens at every position, `[..., length, vocabulary]`.
             state: x_k, `[..., length]`.
             k: the step, from 0 to T − 1.
         """
 
     @abstractmethod
-    def log_prob_reverse(self, guess: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+    def log_prob_reverse(self, logits: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """log p→(x_{k+1} | x_k) `[...]` of x_{k+1} = `following` given x_k = `state`, by a guess of the tokens."""
 
     def mean_log_prob_reverse(
-        self, guess: Tensor, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor
+        self, logits: Tensor, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor
     ) -> Tensor:
         """log p→(x_{k+1} | x_k) `[...]`, averaged over x_{k+1} given x_k and x_T = `sample` where that is closed.
 
         Estimates that are drawn vary less with it, at the cost of no pass of a network; here it is that of the one
         x_{k+1} = `following`, which was drawn.
         """
-        return self.log_prob_reverse(guess, following, state, k)
+        return self.log_prob_reverse(logits, following, state, k)
 
     def known_term(self, k: int | Tensor) -> Tensor:
         """The part of log p→ − log p← of step `k` that is the same for all states and guesses, `[...]`.

@@ -7,8 +7,10 @@ With n = T − k steps behind it, the token at position i has gone c_i times thr
     p_0 = Π_i s,  with s = s·M the channel's stationary law (uniform for the uniform channel)
 
 The sum over c is exact: hits are handed out position by position, each getting Binomial(those left, 1 / positions
-left) of them, which takes L·n² operations. Generation's position law is uniform. That of the exact time reversal is
-not, for it depends on the data; the likelihood bound is loose by what that costs, even with the best guess.
+left) of them, which takes L·n² operations. Generation's position law P(i | x_k) is uniform, or learned together with
+the guess, as the softmax over all positions and tokens at once. That of the exact time reversal depends on the data:
+with a uniform one, the likelihood bound is loose even with the best guess, the more so the longer and the more
+structured the sequences; with a learned one, it is tight up to what T steps leave undestroyed.
 
 Source: "ShuffleOneRandomToken" of arXiv 2605.30553; arXiv 2310.16834 (SEDD, uniform).
 """
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....envs.errors import InputError
 from ....envs.spaces import Tokens
 from .one_position import OnePosition, log_sum_over_positions
 from .token_channel import TokenChannel
@@ -33,10 +36,11 @@ class ShuffleOneToken(OnePosition):
         space: the token space.
         steps: number of steps T, >= 1. Of L tokens, a share of about exp(−T/L) has not been touched after them.
         matrix: P(output | input) of the channel, `[vocabulary, vocabulary]`, or a `FiniteChannel`; uniform by default.
+        positions: the position law of generation, "uniform" or "learned".
 
     Raises:
         InputError: for a matrix that is no channel over the vocabulary or that destroys nothing, such as the identity,
-            and for steps and levels out of range.
+            for another `positions`, and for steps and levels out of range.
 
     Example:
         >>> from ebbflow.envs import Tokens
@@ -48,8 +52,11 @@ class ShuffleOneToken(OnePosition):
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
 
-    def __init__(self, space: Tokens, steps: int, matrix: Any = None) -> None:
+    def __init__(self, space: Tokens, steps: int, matrix: Any = None, *, positions: str = "uniform") -> None:
         super().__init__(space, steps)
+        if positions not in ("uniform", "learned"):
+            raise InputError(f"positions: expected 'uniform' or 'learned', got {positions!r}")
+        self.positions = positions
         self.channel = TokenChannel(matrix, space.vocabulary, self.steps)
         self._shares = _hit_shares(space.length, self.steps)
 
@@ -95,9 +102,16 @@ class ShuffleOneToken(OnePosition):
         return self.channel.log_prob_stationary(state).sum(-1)
 
     def position_log_prob(self, state: Tensor, k: int | Tensor) -> Tensor:
-        """−log L everywhere, `[..., length]`."""
+        """−log L everywhere, `[..., length]`; of learned positions, where they start from."""
         self._step(k, state)
         return torch.full(state.shape, -math.log(self.space.length), device=state.device)
+
+    def joint_log_prob(self, logits: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+        """log P of position and token, `[..., length, vocabulary]`: of learned positions, one softmax over both."""
+        if self.positions == "uniform":
+            return super().joint_log_prob(logits, state, k)
+        self._step(k, state)
+        return logits.flatten(-2).log_softmax(-1).reshape(logits.shape)
 
 
 def _hit_shares(length: int, steps: int) -> Tensor:
