@@ -11,7 +11,14 @@ import torch
 from scipy import stats
 
 from ebbflow.agents import TokenAgent, TokenNetwork, decode
-from ebbflow.agents.references.tokens import MaskInOrder, MaskOneRandom, ShuffleEveryToken, ShuffleOneToken, mask_last
+from ebbflow.agents.references.tokens import (
+    Masking,
+    MaskInOrder,
+    MaskOneRandom,
+    ShuffleEveryToken,
+    ShuffleOneToken,
+    mask_last,
+)
 from ebbflow.envs import InputError, Tokens
 from ebbflow.trainers import exact_bound, exact_law, likelihood_bound
 from ebbflow.trainers.objectives import random_level_loss
@@ -102,8 +109,12 @@ def test_the_bound_of_masking_is_the_log_likelihood(name):
 
 
 @pytest.mark.usefixtures("double_precision")
-def test_the_bound_of_shuffling_is_loose_by_what_its_position_law_costs():
-    """In expectation over the data: 0.0408 nats, where their entropy is 3.0, and more steps do not close it."""
+def test_the_bound_of_shuffling_is_loose_where_positions_are_drawn_uniformly():
+    """In expectation over the data: 0.0408 nats, where their entropy is 3.0, and more steps do not close it.
+
+    A trained guess comes to about half of that: a step that changes nothing is shared by all positions, so that the
+    conditionals given the position are not the best guess.
+    """
     gaps = {}
     for steps in (3, 12, 24):
         reference = ShuffleOneToken(SPACE, steps=steps)
@@ -213,11 +224,11 @@ def test_what_is_averaged_has_the_mean_of_what_is_drawn(name):
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=["mask_one_random", "mask_last"])
+@pytest.fixture(scope="module", params=["mask_one_random", "mask_last", "shuffle_one_learned"])
 def trained(request):
     """An agent trained on random levels of samples of the data, for a few seconds."""
     torch.manual_seed(0)
-    reference = MASKINGS[request.param]()
+    reference = (MASKINGS | SHUFFLES)[request.param]()
     agent = TokenAgent(reference, TokenNetwork(SPACE, reference.steps, width=64))
     optimiser = torch.optim.Adam(agent.network.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1000)
@@ -231,7 +242,7 @@ def trained(request):
 
 
 def test_a_trained_network_comes_close_to_the_log_likelihood(trained):
-    assert 0.0 < mean_gap(trained) < 0.004
+    assert 0.0 < mean_gap(trained) < (0.002 if isinstance(trained.reference, Masking) else 0.01)
     samples = STATES[torch.multinomial(LAW, 4_000, replacement=True)]
     bound = likelihood_bound(trained, samples)
     assert abs(bound.nats + ENTROPY) < 4 * bound.stderr
@@ -247,7 +258,7 @@ def test_its_samples_have_the_law_of_the_data(trained):
 def test_trained_at_random_it_may_be_judged_in_order(trained):
     if isinstance(trained.reference, MaskOneRandom):
         for order in ([0, 1, 2], [2, 0, 1]):
-            assert mean_gap(TokenAgent(MaskInOrder(SPACE, order), trained.network)) < 0.004
+            assert mean_gap(TokenAgent(MaskInOrder(SPACE, order), trained.network)) < 0.002
 
 
 # Decoding -------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "mask_in_order": ["MaskInOrder", "mask_last"],
         "mask_one_random": ["MaskOneRandom"],
+        "masking": ["Masking"],
         "one_position": ["OnePosition"],
         "reference": ["TokenReference"],
         "shuffle_every_token": ["ShuffleEveryToken"],
