@@ -9,8 +9,8 @@ With n = T − k steps behind it, the token at position i has gone c_i times thr
 The sum over c is exact: hits are handed out position by position, each getting Binomial(those left, 1 / positions
 left) of them, which takes L·n² operations. Generation's position law P(i | x_k) is uniform, or learned together with
 the guess, as the softmax over all positions and tokens at once. That of the exact time reversal depends on the data:
-with a uniform one, the likelihood bound is loose even with the best guess, the more so the longer and the more
-structured the sequences; with a learned one, it is tight up to what T steps leave undestroyed.
+with a uniform one, the likelihood bound stays loose; with a learned one and the exact guess, it is tight up to what T
+steps leave undestroyed.
 
 Source: "ShuffleOneRandomToken" of arXiv 2605.30553; arXiv 2310.16834 (SEDD, uniform).
 """
@@ -58,7 +58,6 @@ class ShuffleOneToken(OnePosition):
             raise InputError(f"positions: expected 'uniform' or 'learned', got {positions!r}")
         self.positions = positions
         self.channel = TokenChannel(matrix, space.vocabulary, self.steps)
-        self._shares = _hit_shares(space.length, self.steps)
 
     def sample_step(self, following: Tensor, k: int | Tensor) -> Tensor:
         """x_k, `[..., length]`: one token of `following` sent through the channel."""
@@ -85,12 +84,13 @@ class ShuffleOneToken(OnePosition):
         state, sample = torch.broadcast_tensors(state, sample)
         hits = (self.steps - self._level(k, sample)).expand(sample.shape[:-1])
         left = torch.nn.functional.one_hot(hits, self.steps + 1).double()  # law of the hits left to hand out
-        powers, shares = self.channel.powers.to(sample.device), self._shares.to(sample.device)
+        powers = self.channel.powers.to(sample.device)
         counts = torch.arange(self.steps + 1, device=sample.device)
         used = (counts.unsqueeze(-1) - counts).clamp_min(0)  # [left before, left after]; shares are 0 below
         for i in range(self.space.length):
             sent = powers[:, sample[..., i], state[..., i]].movedim(0, -1)  # [..., T+1]: M^c of this position
-            left = torch.einsum("...r,rs,...rs->...s", left, shares[i], sent[..., used])
+            shares = _hit_shares(self.space.length - i, self.steps).to(sample.device)
+            left = torch.einsum("...r,rs,...rs->...s", left, shares, sent[..., used])
         return left[..., 0].log().to(torch.get_default_dtype())
 
     def sample_destroyed(self, n: int) -> Tensor:
@@ -114,15 +114,12 @@ class ShuffleOneToken(OnePosition):
         return logits.flatten(-2).log_softmax(-1).reshape(logits.shape)
 
 
-def _hit_shares(length: int, steps: int) -> Tensor:
-    """P(s hits are left after position i | r before it), `[length, steps + 1 (r), steps + 1 (s)]`, float64."""
-    before, after = torch.meshgrid(torch.arange(steps + 1.0), torch.arange(steps + 1.0), indexing="ij")
-    before, after = before.double(), after.double()
+def _hit_shares(positions: int, steps: int) -> Tensor:
+    """P(s hits are left | r before) when one of so many positions takes its hits, `[steps + 1 (r), steps + 1 (s)]`."""
+    hits = torch.arange(steps + 1, dtype=torch.float64)
+    before, after = torch.meshgrid(hits, hits, indexing="ij")
     used = (before - after).clamp_min(0.0)
     choices = (before + 1).lgamma() - (used + 1).lgamma() - (after + 1).lgamma()
-    tables = []
-    for i in range(length):
-        share = torch.tensor(1.0 / (length - i), dtype=torch.float64)
-        log_share = choices + torch.xlogy(used, share) + torch.xlogy(after, 1.0 - share)
-        tables.append(torch.where(after <= before, log_share.exp(), 0.0))
-    return torch.stack(tables)
+    share = torch.tensor(1.0 / positions, dtype=torch.float64)
+    log_share = choices + torch.xlogy(used, share) + torch.xlogy(after, 1.0 - share)
+    return torch.where(after <= before, log_share.exp(), 0.0)
