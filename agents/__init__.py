@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "architecture": ["build_agent"],
         "backbone": ["Backbone"],
         "config": ["AgentConfig"],
+        "decoding": ["decode"],
         "ebb_and_flow": ["Proposal", "ebb_and_flow"],
         "exploration": ["Exploration"],
         "features": ["StateFeatures"],
@@ -20,5 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "origin": ["Origin"],
         "rollout": ["rollout_destruction", "rollout_generation"],
         "time_grid": ["TimeGrid"],
+        "token_agent": ["TokenAgent"],
+        "token_network": ["TokenNetwork"],
     },
 )

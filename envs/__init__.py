@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "module_files": ["load_module"],
         "registry": ["get_target", "list_targets"],
         "sampling": ["DestructionEnv", "GenerationEnv", "InitialLaw"],
-        "spaces": ["Compressed", "Continuous"],
+        "spaces": ["Compressed", "Continuous", "Tokens"],
         "target": ["Target"],
         "targets": ["CallableTarget", "ConditionalMixture", "Funnel", "GaussianMixture", "LatentTarget", "ManyWell"],
     },

@@ -8,6 +8,8 @@ state space is plugged in by overriding it. A Gaussian step is taken in the `coo
 
 Compressed coordinates count lengths beyond L logarithmically, so that a Gaussian step reaches the heavy tails of a
 density and comes back from them. States stay states, and densities stay densities of x.
+
+A sequence of tokens has no coordinates: a step writes one token at one position.
 """
 
 import math
@@ -18,8 +20,9 @@ from torch import Tensor
 
 from .errors import InputError, whole_number
 
-__all__ = ["Compressed", "Continuous"]
+__all__ = ["Compressed", "Continuous", "Tokens"]
 
+_MOST_STATES = 1_000_000
 _FARTHEST = 40.0  # in units of L: sinh of it is 1e17, which single precision still squares
 
 
@@ -121,3 +124,85 @@ class Compressed(Continuous):
         ratio = state / self.length
         root = (1.0 + ratio.square()).sqrt()
         return score * root + ratio / root / self.length
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Sequences of `length` tokens out of `vocabulary`, int64 `[..., length]`; an action is a position and a token.
+
+    Tokens are the whole numbers from 0 to `vocabulary` - 1. One more symbol, `mask`, stands for a token that is not
+    known (yet); a state that holds it is partly destroyed, and no sample.
+
+    Args:
+        length: number of positions, >= 1.
+        vocabulary: number of tokens, >= 2.
+
+    Raises:
+        InputError: if `length` or `vocabulary` is no such whole number.
+
+    Example:
+        >>> space = Tokens(length=3, vocabulary=2)
+        >>> space.shape, space.mask, space.fully_masked(1)
+        ((3,), 2, tensor([[2, 2, 2]]))
+        >>> space.transition(space.fully_masked(1), torch.tensor([[1, 0]]), step=0)  # at position 1, token 0
+        tensor([[2, 0, 2]])
+        >>> space.all_states().shape, space.all_states(masked=True).shape
+        (torch.Size([8, 3]), torch.Size([27, 3]))
+    """
+
+    length: int
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        whole_number("length", self.length, least=1)
+        whole_number("vocabulary", self.vocabulary, least=2)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one state, `(length,)`."""
+        return (self.length,)
+
+    @property
+    def mask(self) -> int:
+        """The symbol of a token that is not known, one beyond the last token."""
+        return self.vocabulary
+
+    def transition(self, state: Tensor, action: Tensor, step: int | Tensor) -> Tensor:
+        """State with the token written, `[..., length]`; actions `[..., 2]` are a position and a symbol, int64."""
+        return state.scatter(-1, action[..., :1], action[..., 1:])
+
+    def fully_masked(self, n: int) -> Tensor:
+        """`n` states of which nothing is known, `[n, length]`."""
+        return torch.full((n, self.length), self.mask)
+
+    def all_states(self, *, masked: bool = False) -> Tensor:
+        """Every state, `[vocabulary ** length, length]`, in lexicographic order; with `masked`, mask symbols too.
+
+        Raises:
+            InputError: if there are more than a million of them.
+        """
+        symbols = self.vocabulary + masked
+        if symbols**self.length > _MOST_STATES:
+            raise InputError(
+                f"all_states: expected a space of at most {_MOST_STATES} states, got {symbols}^{self.length}"
+            )
+        return torch.cartesian_prod(*[torch.arange(symbols)] * self.length).reshape(-1, self.length)
+
+    def check(self, name: str, state: object, *, masked: bool = False) -> Tensor:
+        """Return `state` if it holds states, int64 `[..., length]`; with `masked`, mask symbols may be among them.
+
+        Raises:
+            InputError: otherwise; it names the field, `name`.
+        """
+        if not isinstance(state, Tensor):
+            raise InputError(f"{name}: expected a tensor of tokens [..., {self.length}], got {type(state).__name__}")
+        if state.dtype != torch.int64 or state.shape[-1:] != self.shape:
+            raise InputError(
+                f"{name}: expected tokens [..., {self.length}] of int64, got {list(state.shape)} of {state.dtype}"
+            )
+        last = self.vocabulary - 1 + masked
+        if state.numel() and (int(state.min()) < 0 or int(state.max()) > last):
+            wrong = int(state[(state < 0) | (state > last)][0])
+            hint = " (the mask: expected samples without it)" if wrong == self.mask else ""
+            raise InputError(f"{name}: expected tokens from 0 to {last}, got {wrong}{hint}")
+        return state

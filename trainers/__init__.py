@@ -8,7 +8,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "comparison": ["find_runs", "group_runs"],
         "config": ["TrainConfig"],
         "evaluation": ["evaluate"],
+        "exact_likelihood": ["exact_bound", "exact_law"],
         "fit": ["FitResult", "fit"],
+        "likelihood": ["LikelihoodBound", "likelihood_bound"],
         "trainer": ["Trainer"],
     },
 )

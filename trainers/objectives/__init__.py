@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "joint_loss": ["JointLoss"],
         "maximum_likelihood": ["MaximumLikelihood"],
         "path_objective": ["PathObjective", "PathTerms"],
+        "random_level": ["random_level_loss"],
         "residual": ["Residual"],
         "reverse_kl": ["ReverseKL"],
         "reverse_kl_log_derivative": ["ReverseKLLogDerivative"],

@@ -1,0 +1,28 @@
+"""How to destroy sequences of tokens, a file each: masking and shuffling, behind one interface.
+
+| reference          | a step destroys                            | fully destroyed | deterministic |
+|--------------------|--------------------------------------------|-----------------|---------------|
+| `MaskOneRandom`    | one token out of those left, at random     | all masked      | no            |
+| `MaskInOrder`      | one token, in a stated order               | all masked      | yes           |
+| `ShuffleOneToken`  | one token at random, through a channel     | noise           | no            |
+| `ShuffleEveryToken`| every token a little, through a channel    | noise           | no            |
+
+`mask_last` is the order of autoregression. Source of the names: Noël, *Destruction is a General Strategy to Learn
+Generation* (https://arxiv.org/abs/2605.30553).
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "mask_in_order": ["MaskInOrder", "mask_last"],
+        "mask_one_random": ["MaskOneRandom"],
+        "masking": ["Masking"],
+        "one_position": ["OnePosition"],
+        "reference": ["TokenReference"],
+        "shuffle_every_token": ["ShuffleEveryToken"],
+        "shuffle_one_token": ["ShuffleOneToken"],
+        "token_channel": ["TokenChannel"],
+    },
+)

@@ -1,0 +1,172 @@
+r"""The agent for sequences of tokens: a reference that destroys, and a generation policy that learns to guess back.
+
+A trajectory is, as in `agent`, a TensorDict of batch `[B]`, with `state` int64 `[B, T+1, length]` and `log_reward`
+`[B]`. Of data there is no density: log R is a constant, which is set to 0. Then the log-ratio of a path destroyed from
+a sample x,
+
+    D(τ) = log p_0(x_0) + Σ_k log p→(x_{k+1} | x_k) − Σ_k log p←(x_k | x_{k+1}),
+
+has as its mean a lower bound of log p(x), the log-likelihood of x under generation.
+Sources: arXiv 2605.30553 (destroy, then learn to generate); arXiv 2107.03006 (the bound, for discrete diffusion).
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from ..envs.errors import InputError
+from ..envs.spaces import Tokens
+from .agent import PathLogProbs
+from .references.tokens.reference import TokenReference
+
+__all__ = ["TokenAgent"]
+
+
+class TokenAgent(nn.Module):
+    """A generation policy over the time reversal of a reference, which destroys.
+
+    The same network may serve several references of the same number of steps: one trained under random masking, put
+    into an agent with `MaskInOrder`, is an autoregression in that order (see `decode`).
+
+    Args:
+        reference: the destruction.
+        network: logits `[..., length, vocabulary]` of a state `[..., length]` and a step k `[...]`: a module such as
+            `TokenNetwork`, or any function.
+
+    Attributes:
+        log_z: a scalar parameter for objectives that learn log Z; of data it tends to −E[D].
+
+    Raises:
+        InputError: for a reference that is not one of tokens, or a network that cannot be called.
+
+    Example:
+        >>> from ebbflow.agents import TokenNetwork
+        >>> from ebbflow.agents.references.tokens import MaskOneRandom
+        >>> reference = MaskOneRandom(Tokens(length=3, vocabulary=4))
+        >>> agent = TokenAgent(reference, TokenNetwork(reference.space, reference.steps, width=8))
+        >>> agent.generate(5)["state"].shape
+        torch.Size([5, 4, 3])
+        >>> paths = agent.destroy(torch.tensor([[0, 1, 2], [3, 3, 3]]))
+        >>> agent.log_ratio(paths).exp()  # untrained: all 4³ sequences are alike
+        tensor([0.0156, 0.0156], grad_fn=<ExpBackward0>)
+    """
+
+    needs_score: ClassVar[bool] = False
+    context_space: ClassVar[None] = None
+    flow: ClassVar[None] = None
+
+    def __init__(self, reference: TokenReference, network: Callable[[Tensor, int | Tensor], Tensor]) -> None:
+        super().__init__()
+        if not isinstance(reference, TokenReference):
+            raise InputError(f"reference: expected a reference of tokens, got {reference!r}")
+        if not callable(network):
+            raise InputError(f"network: expected a module or function of states and steps, got {network!r}")
+        self.reference = reference
+        self.network = network
+        self.log_z = nn.Parameter(torch.zeros(()))
+
+    @property
+    def space(self) -> Tokens:
+        """The token space."""
+        return self.reference.space
+
+    @property
+    def steps(self) -> int:
+        """Number of steps T."""
+        return self.reference.steps
+
+    @property
+    def destruction(self) -> TokenReference:
+        """The destruction policy: the reference, which has nothing to learn."""
+        return self.reference
+
+    def log_z_given(self, context: Tensor | None) -> Tensor:
+        """The scalar `log_z`: an agent for tokens has no contexts."""
+        return self.log_z
+
+    # One step -----------------------------------------------------------------------------------------------------
+
+    def guess(self, state: Tensor, k: int | Tensor) -> Tensor:
+        """Logits of tokens at every position, `[..., length, vocabulary]`, from x_k = `state`.
+
+        Raises:
+            InputError: when the network returns another shape.
+        """
+        logits = self.network(state, k)
+        expected = (*state.shape, self.space.vocabulary)
+        if logits.shape != expected:
+            raise InputError(f"network: expected logits {list(expected)}, got {list(logits.shape)}")
+        return logits
+
+    def step_log_prob(self, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+        """log p→(x_{k+1} | x_k) `[...]` of x_{k+1} = `following` given x_k = `state`."""
+        return self.reference.log_prob_reverse(self.guess(state, k), following, state, k)
+
+    def mean_step_log_prob(self, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+        """`step_log_prob` `[...]`, averaged over what x_{k+1} may have been given x_T = `sample`, if closed."""
+        return self.reference.mean_log_prob_reverse(self.guess(state, k), sample, following, state, k)
+
+    # Whole trajectories -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, n: int) -> TensorDict:
+        """`n` generation paths, without gradient; their last states are samples.
+
+        Returns:
+            A trajectory (module docstring) of batch `[n]`.
+        """
+        states = [self.reference.sample_destroyed(n).to(self.log_z.device)]
+        for k in range(self.steps):
+            states.append(self.reference.sample_reverse(self.guess(states[-1], k), states[-1], k))
+        return _trajectory(states, states[0].new_zeros(n, dtype=self.log_z.dtype))
+
+    @torch.no_grad()
+    def destroy(self, x: Tensor, density: None = None, log_reward: Tensor | None = None) -> TensorDict:
+        """Destroy samples `x`, int64 `[n, length]`, step by step.
+
+        Args:
+            x: the samples.
+            density: there is none.
+            log_reward: log R of the samples `[n]`; by default zeros, the constant of data.
+
+        Returns:
+            A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state.
+
+        Raises:
+            InputError: for anything but tokens of the space.
+        """
+        states = [self.space.check("x", x)]
+        for k in reversed(range(self.steps)):
+            states.append(self.reference.sample_step(states[-1], k))
+        zeros = x.new_zeros(len(x), dtype=self.log_z.dtype)
+        return _trajectory(states[::-1], zeros if log_reward is None else log_reward)
+
+    def path_features(self, trajectory: TensorDictBase) -> Tensor:
+        """What the policy reads of stored trajectories: the states, `[B, T+1, length]`."""
+        return trajectory["state"]
+
+    def path_log_probs(
+        self, trajectory: TensorDictBase, features: Tensor | None = None, *, trunk: str = "both"
+    ) -> PathLogProbs:
+        """Log probabilities of all steps of stored trajectories, in one pass of T states through the network.
+
+        `features` and `trunk` have nothing to say here: there is one policy with parameters.
+        """
+        states = trajectory["state"]
+        k = torch.arange(self.steps, device=states.device).expand(len(states), -1)  # [B, T]
+        return PathLogProbs(
+            self.reference.log_prob_destroyed(states[:, 0]),
+            self.step_log_prob(states[:, 1:], states[:, :-1], k),
+            self.reference.log_prob_step(states[:, :-1], states[:, 1:], k),
+        )
+
+    def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
+        """D of stored trajectories, `[B]` (module docstring)."""
+        return self.path_log_probs(trajectory).log_ratio(trajectory["log_reward"])
+
+
+def _trajectory(states: list[Tensor], log_reward: Tensor) -> TensorDict:
+    return TensorDict({"state": torch.stack(states, dim=1), "log_reward": log_reward}, batch_size=[len(states[0])])

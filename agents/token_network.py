@@ -1,0 +1,64 @@
+"""The network of a generation policy for tokens: a state and its step in, a guess of every token out."""
+
+import torch
+from torch import Tensor, nn
+
+from ..envs.errors import InputError, whole_number
+from ..envs.spaces import Tokens
+
+__all__ = ["TokenNetwork"]
+
+
+class TokenNetwork(nn.Module):
+    """Residual multilayer perceptron over the sum of an embedding of each position's symbol and one of the step.
+
+    Each position has embeddings of its own, the mask's included: the sum is what a linear layer makes of the one-hot
+    state. The last layer starts at zero, so that an untrained network guesses all tokens alike. Made for short
+    sequences; its parameters grow with length × vocabulary × width.
+
+    Args:
+        space: the token space.
+        steps: number of steps T of the reference.
+        width: hidden width, >= 1.
+        depth: number of hidden layers, >= 1.
+
+    Raises:
+        InputError: for a space that is not of tokens, and sizes that are no such whole numbers.
+
+    Example:
+        >>> network = TokenNetwork(Tokens(length=3, vocabulary=4), steps=3, width=8)
+        >>> state = torch.tensor([[4, 0, 4], [1, 2, 4]])  # 4 is the mask
+        >>> network(state, torch.tensor([1, 2])).shape
+        torch.Size([2, 3, 4])
+        >>> network(state, 0).abs().max().item()  # untrained
+        0.0
+    """
+
+    offset: Tensor
+
+    def __init__(self, space: Tokens, steps: int, *, width: int = 128, depth: int = 2) -> None:
+        super().__init__()
+        if not isinstance(space, Tokens):
+            raise InputError(f"space: expected a space of Tokens, got {space!r}")
+        for name, value in (("steps", steps), ("width", width), ("depth", depth)):
+            whole_number(name, value, least=1)
+        symbols = space.vocabulary + 1
+        self.space = space
+        self.embed_symbols = nn.Embedding(space.length * symbols, width)
+        self.embed_step = nn.Embedding(steps, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.logits = nn.Linear(width, space.length * space.vocabulary)
+        for embedding in (self.embed_symbols, self.embed_step):  # their sum is of order one, however long the sequence
+            nn.init.normal_(embedding.weight, std=(space.length + 1) ** -0.5)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+        offset = torch.arange(space.length) * symbols
+        self.register_buffer("offset", offset, persistent=False)
+
+    def forward(self, state: Tensor, k: int | Tensor) -> Tensor:
+        """Logits `[..., length, vocabulary]` of the tokens of x_{k+1}, from x_k `[..., length]` at steps k `[...]`."""
+        step = torch.as_tensor(k, device=state.device)
+        hidden = self.embed_symbols(state + self.offset).sum(-2) + self.embed_step(step)  # [..., width]
+        for layer in self.layers:
+            hidden = hidden + nn.functional.gelu(layer(hidden))
+        return self.logits(hidden).unflatten(-1, (self.space.length, self.space.vocabulary))

@@ -1,0 +1,80 @@
+r"""Maximum likelihood on random levels: what a policy for tokens learns of one destroyed state of each sample.
+
+The negative likelihood bound is, but for terms without parameters, a sum over T steps. Drawing one step k of law w
+and weighing it by its inverse has the sum as its mean, whatever the law; for the uniform law that is the T-fold:
+
+    loss = −E_x E_{k ~ w} E_{x_{k+1}, x_k | x} [ log p→(x_{k+1} | x_k) / w_k ],        w_k = 1/T by default
+
+x_{k+1} is drawn from x in one go and x_k by one step: an iteration passes one state of each sample, not T, through the
+network. Where it is closed, the mean over the x_{k+1} that x_k may have come from takes the place of the one drawn:
+under random masking, an iteration learns from all masked positions. Compare `MaximumLikelihood`, which takes whole
+paths: the same loss, with more of each sample in an iteration.
+Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...agents.token_agent import TokenAgent
+from ...envs.channels.finite import probabilities
+from ...envs.errors import InputError
+
+__all__ = ["destroyed_pair", "draw_steps", "random_level_loss"]
+
+
+def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
+    """Scalar loss in nats per sample, of which one backward is enough; module docstring.
+
+    Args:
+        agent: whose generation policy learns.
+        x: samples, int64 `[n, length]`.
+        level_law: probabilities w of the steps, `[T]`, all > 0; by default uniform. It changes the variance only.
+
+    Raises:
+        InputError: for anything but tokens of the space, and for a law that has a zero or another number of steps.
+
+    Example:
+        >>> from ebbflow.agents import TokenNetwork
+        >>> from ebbflow.agents.references.tokens import mask_last
+        >>> from ebbflow.envs import Tokens
+        >>> space = Tokens(length=3, vocabulary=2)
+        >>> agent = TokenAgent(mask_last(space), TokenNetwork(space, steps=3, width=8))
+        >>> loss = random_level_loss(agent, torch.tensor([[0, 1, 1], [1, 1, 0]]))
+        >>> loss.backward()
+        >>> round(loss.item(), 4)  # untrained: 3 log 2
+        2.0794
+    """
+    agent.space.check("x", x)
+    k, weight = draw_steps(x.shape[:-1], agent.steps, level_law, x.device)
+    state, following = destroyed_pair(agent, x, k)
+    return -(weight * agent.mean_step_log_prob(x, following, state, k)).mean()
+
+
+@torch.no_grad()
+def destroyed_pair(agent: TokenAgent, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """x_k and x_{k+1} of samples `[..., length]` at steps k `[...]`."""
+    following = agent.reference.sample_level(x, k + 1)
+    return agent.reference.sample_step(following, k), following
+
+
+def draw_steps(
+    shape: Sequence[int], steps: int, law: Sequence[float] | Tensor | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Steps of this shape, and what each counts: 1 / w_k.
+
+    Raises:
+        InputError: for a law that has a zero or another number of steps.
+
+    Example:
+        >>> k, weight = draw_steps([4], 2, [0.2, 0.8], torch.device("cpu"))
+        >>> bool((weight == torch.tensor([5.0, 1.25])[k]).all())
+        True
+    """
+    uniform = torch.full((steps,), 1.0 / steps, dtype=torch.float64)
+    w = uniform if law is None else probabilities("level_law", law, dims=1)
+    if len(w) != steps or not bool((w > 0.0).all()):
+        raise InputError(f"level_law: expected {steps} probabilities > 0, got {w.tolist()}")
+    k = torch.multinomial(w, torch.Size(shape).numel(), replacement=True).reshape(tuple(shape))
+    return k.to(device), (1.0 / w)[k].to(device, torch.get_default_dtype())
