@@ -184,8 +184,8 @@ def config_of(case, steps):
     return TrainConfig.from_dict({**RECIPE, **changes, "agent": agent, "steps": steps, "iterations": 20})
 
 
-# Backbone calls: one a step of each rollout (generation; destruction where it is learned), and for a loss one pass of the
-# online and one of the target networks, over all T + 1 states. Reverse KL has one of each more, through the path.
+# Backbone calls: one a step of each rollout (generation; destruction where it is learned), and for a loss one pass of
+# the online and one of the target networks, over all T + 1 states. Reverse KL has one of each more, through the path.
 # Energies: one a new path; gradients: one a path that is followed. Remembered rows cost neither.
 EXPECTED = {
     ("recipe", 5): Work(12, 2 * 16 * 5 + 2 * 32 * 6, 7, 7, 3, 16, 0, waits=10),

@@ -148,7 +148,7 @@ class JointLoss(LossModule):
         losses = {name: torch.zeros_like(log_ratio[:1].sum()) for name in self.out_keys[:-1]}
         for policy, objective in self.objectives.items():
             rows = _allowed(objective, paths)
-            if rows is not None and not bool(rows.any()):
+            if rows is not None and len(rows) == 0:
                 continue  # none in this batch, as before anything is remembered
             given = terms[policy] if rows is None else terms[policy].of_rows(rows)
             if policy == "generation" and objective.follows_paths:
@@ -194,7 +194,7 @@ class JointLoss(LossModule):
 
 
 def _allowed(objective: PathObjective, paths: TensorDictBase) -> Tensor | None:
-    """Mask of the rows that an objective may learn from; None for all."""
+    """Positions of the rows that an objective may learn from; None for all."""
     if objective.rows == "any":
         return None
     origin = paths.get("origin", None)
@@ -202,7 +202,8 @@ def _allowed(objective: PathObjective, paths: TensorDictBase) -> Tensor | None:
         raise InputError(
             f"{type(objective).__name__}: learns from {objective.rows} rows, and the trajectories have no `origin`"
         )
-    return objective.allowed(origin)
+    # Looked up once: each tensor indexed by the mask itself would wait for the device.
+    return objective.allowed(origin).nonzero().squeeze(-1)
 
 
 def _check_objective(objective: PathObjective, policy: str, agent: Agent) -> None:
