@@ -374,7 +374,7 @@ class Agent(nn.Module):
                 hidden_destruction = own(
                     features[:, 1 + first :], slice(start + 1 + first, None), None, own.context_embedding(context)
                 )
-        generation = states.new_zeros(states.shape[:1] + (steps,))
+        generation, destruction = torch.zeros_like(volume[:, 1:]), torch.zeros_like(volume[:, first:steps])
         if hidden_generation is not None and generates:
             mean, log_variance = self.generation(
                 hidden_generation,
@@ -384,7 +384,6 @@ class Agent(nn.Module):
                 None if score is None else score[:, :steps],
             )
             generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
-        destruction = states.new_zeros(states.shape[:1] + (steps - first,))
         if destroys:
             mean, log_variance = self.destruction(
                 hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, None)
