@@ -212,3 +212,19 @@ EXPECTED = {
 def test_an_iteration_does_no_more_than_it_did(case, steps):
     found, waits = work_of_an_iteration(config_of(case, steps))
     assert found == EXPECTED[case, steps], waits
+
+
+def test_more_work_is_noticed(monkeypatch):
+    plain = Trainer.step
+
+    def step(trainer):
+        paths = trainer.agent.generate(1, trainer.target)
+        trainer.target.value_and_score(paths["state"][:, -1])
+        trainer.agent.log_ratio(paths).tolist()
+        trainer.optimisers.optimisers["log_z"].step()
+        return plain(trainer)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    found, _ = work_of_an_iteration(config_of("recipe", 5))
+    more = [a - b for a, b in zip(found, EXPECTED["recipe", 5], strict=True)]
+    assert more == [5 + 1, 5 + 6, 6, 1, 1, 2, 1, 4]  # waits: two values and a gradient are checked, and the list
