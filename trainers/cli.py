@@ -213,10 +213,7 @@ class Compare(_Command):
 
 @dataclass(frozen=True)
 class Bench(_Command):
-    """Measure iterations, samples and energies a second and peak memory on this machine, or compare two such results.
-
-    Nothing is learned for it: an untrained agent does the same work.
-    """
+    """Measure iterations, samples and energies a second and peak memory, or compare two such results."""
 
     target: tyro.conf.Positional[str | None] = None
     """What to sample: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
