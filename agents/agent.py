@@ -374,8 +374,7 @@ class Agent(nn.Module):
                 hidden_destruction = own(
                     features[:, 1 + first :], slice(start + 1 + first, None), None, own.context_embedding(context)
                 )
-        generation, destruction = torch.zeros_like(volume[:, 1:]), torch.zeros_like(volume[:, first:steps])
-        if hidden_generation is not None and generates:
+        if generates:
             mean, log_variance = self.generation(
                 hidden_generation,
                 features[:, :steps],
@@ -384,11 +383,15 @@ class Agent(nn.Module):
                 None if score is None else score[:, :steps],
             )
             generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
+        else:
+            generation = torch.zeros_like(volume[:, 1:])
         if destroys:
             mean, log_variance = self.destruction(
                 hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, None)
             )
             destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance) - volume[:, first:steps]
+        else:
+            destruction = torch.zeros_like(volume[:, first:steps])
         initial = states.new_zeros(states.shape[0])
         if first:
             destruction = nn.functional.pad(destruction, (1, 0))
