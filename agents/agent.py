@@ -205,9 +205,13 @@ class Agent(nn.Module):
         score: Tensor | None = None,
         time_embedding: Tensor | None = None,
         context_embedding: Tensor | None = None,
+        coordinates: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the coordinates of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`."""
-        u = self.space.coordinates(state)
+        """Mean and log variance of the coordinates of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`.
+
+        Embeddings and the `coordinates` of the state, where a caller has them, are not computed again.
+        """
+        u = self.space.coordinates(state) if coordinates is None else coordinates
         features = self.features(u, score)
         hidden = self.backbone(features, k, time_embedding, context_embedding)
         return self.generation(hidden, features, u, k, score)
@@ -219,9 +223,13 @@ class Agent(nn.Module):
         score: Tensor | None = None,
         time_embedding: Tensor | None = None,
         context_embedding: Tensor | None = None,
+        coordinates: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the coordinates of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1."""
-        u = self.space.coordinates(state)
+        """Mean and log variance of the coordinates of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1.
+
+        As in `generation_step`, what a caller has is not computed again.
+        """
+        u = self.space.coordinates(state) if coordinates is None else coordinates
         if not self.destruction.learned:
             return self.destruction(None, None, u, k - 1)
         features = self.features(u, score)
@@ -313,35 +321,45 @@ class Agent(nn.Module):
         """
         return rollout_destruction(self, x, density, log_reward, context=context, first=first)
 
-    def path_features(self, trajectory: TensorDictBase) -> Tensor:
-        """State features of stored trajectories, `[B, T+1, dim, F]`."""
-        return self.features(
-            self.space.coordinates(trajectory["state"]), trajectory["score"] if self.needs_score else None
-        )
+    def path_features(self, trajectory: TensorDictBase, coordinates: Tensor | None = None) -> Tensor:
+        """State features of stored trajectories, `[B, T+1, dim, F]`; their `coordinates` where a caller has them."""
+        u = self.space.coordinates(trajectory["state"]) if coordinates is None else coordinates
+        return self.features(u, trajectory["score"] if self.needs_score else None)
 
     def path_log_probs(
-        self, trajectory: TensorDictBase, features: Tensor | None = None, *, trunk: str = "both"
+        self,
+        trajectory: TensorDictBase,
+        features: Tensor | None = None,
+        *,
+        coordinates: Tensor | None = None,
+        trunk: str = "both",
+        policies: str = "both",
     ) -> PathLogProbs:
         """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
 
         Of segments, which have fewer states, those of the steps that they have.
 
-        `features`, where a caller already has the `path_features` of the trajectory, are not computed again. `trunk`
-        says whose log densities carry a gradient to a shared backbone: "both", "generation" or "destruction".
+        `features`, where a caller already has the `path_features` of the trajectory, are not computed again, nor are
+        the `coordinates` of its states. `trunk` says whose log densities carry a gradient to a shared backbone: "both",
+        "generation" or "destruction". `policies` says in the same words whose log densities are wanted; those of the
+        other one are zeros.
         """
         volume = self.space.log_volume(trajectory["state"])  # [B, T+1]: densities are of x, steps normal in u
-        states = self.space.coordinates(trajectory["state"])  # [B, T+1, dim]
+        states = self.space.coordinates(trajectory["state"]) if coordinates is None else coordinates  # [B, T+1, dim]
         score = trajectory["score"] if self.needs_score else None  # [B, T+1, dim]
         steps = states.shape[1] - 1
         start = self.steps - steps  # grid point of the first state: 0 unless this is a segment
-        features = self.path_features(trajectory) if features is None else features
+        if features is None:
+            # A followed path has coordinates of its own in the features: its gradients add up in this order.
+            features = self.path_features(trajectory, None if states.requires_grad else states)
         first = 1 if self.reference.is_dirac and start == 0 else 0  # with a Dirac, destruction step 0 has no density
         context = None
         if self.context_space is not None:
             context = self._contexts(trajectory.get("context", None)).unsqueeze(1)  # [B, 1, c]
         embedding = self.backbone.context_embedding(context)  # [B, 1, width]
-        shared = self.destruction_backbone is None
-        if shared and self.destruction.learned:
+        generates, destroys = policies != "destruction", policies != "generation"
+        hidden_generation = hidden_destruction = None
+        if self.destruction_backbone is None and self.destruction.learned:
             hidden = self.backbone(features, slice(start, None), None, embedding)  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
             if trunk == "generation":
@@ -349,25 +367,31 @@ class Agent(nn.Module):
             elif trunk == "destruction":
                 hidden_generation = hidden_generation.detach()
         else:
-            hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps), None, embedding)
-            hidden_destruction = None
-            if self.destruction.learned:
+            if generates:
+                hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps), None, embedding)
+            if destroys and self.destruction.learned:
                 own = self.destruction_trunk
                 hidden_destruction = own(
                     features[:, 1 + first :], slice(start + 1 + first, None), None, own.context_embedding(context)
                 )
-        mean, log_variance = self.generation(
-            hidden_generation,
-            features[:, :steps],
-            states[:, :steps],
-            slice(start, None),
-            None if score is None else score[:, :steps],
-        )
-        generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
-        mean, log_variance = self.destruction(
-            hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, None)
-        )
-        destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance) - volume[:, first:steps]
+        if generates:
+            mean, log_variance = self.generation(
+                hidden_generation,
+                features[:, :steps],
+                states[:, :steps],
+                slice(start, None),
+                None if score is None else score[:, :steps],
+            )
+            generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
+        else:
+            generation = torch.zeros_like(volume[:, 1:])
+        if destroys:
+            mean, log_variance = self.destruction(
+                hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, None)
+            )
+            destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance) - volume[:, first:steps]
+        else:
+            destruction = torch.zeros_like(volume[:, first:steps])
         initial = states.new_zeros(states.shape[0])
         if first:
             destruction = nn.functional.pad(destruction, (1, 0))
@@ -376,10 +400,13 @@ class Agent(nn.Module):
             initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log()) - volume[:, 0]
         return PathLogProbs(initial, generation, destruction)
 
-    def path_log_flow(self, trajectory: TensorDictBase, features: Tensor, log_z: Tensor) -> Tensor:
+    def path_log_flow(
+        self, trajectory: TensorDictBase, features: Tensor, log_z: Tensor, coordinates: Tensor | None = None
+    ) -> Tensor:
         """log F of the states x_1 … x_{T−1} of stored trajectories, `[B, T-1]`; see `StateFlow`.
 
-        A forward-looking flow reads their log densities, `log_density` `[B, T-1]`.
+        A forward-looking flow reads their log densities, `log_density` `[B, T-1]`. The `coordinates` `[B, T+1, dim]` of
+        the states, where a caller has them, are not computed again.
 
         Raises:
             InputError: when the agent has no state flow.
@@ -390,7 +417,8 @@ class Agent(nn.Module):
         volume = self.space.log_volume(states[:, 1:-1])  # flows are densities of x, the reference's law is one of u
         log_density = trajectory["log_density"] + volume if self.flow.forward_looking else None
         context = None if self.context_space is None else self._contexts(trajectory.get("context", None))
-        return self.flow(self.space.coordinates(states), features, log_z, log_density, context) - volume
+        u = self.space.coordinates(states) if coordinates is None else coordinates
+        return self.flow(u, features, log_z, log_density, context) - volume
 
     def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
         """D of stored trajectories, `[B]` (module docstring)."""

@@ -81,11 +81,12 @@ class StateFeatures(nn.Module):
             raise InputError(f"frequencies: expected at least one for the 'fourier' features, got {frequencies!r}")
         self.names = tuple(names)
         self.scale = float(scale)
+        self._plain = set(names) <= {"raw", "score"}  # which do not read u
         self.register_buffer("frequencies", torch.as_tensor(list(frequencies)), persistent=False)
         nowhere = torch.zeros(1)
         self.count = self(nowhere, nowhere).shape[-1]
 
     def forward(self, x: Tensor, score: Tensor | None = None) -> Tensor:
         """Features of the states `x` `[..., dim]`; `score` `[..., dim]` is ∇log R at `x` where that feature is used."""
-        u = 3.0 * torch.asinh(x / (3.0 * self.scale))
+        u = x if self._plain else 3.0 * torch.asinh(x / (3.0 * self.scale))
         return torch.cat([column for name in self.names for column in FEATURES[name](self, x, u, score)], dim=-1)

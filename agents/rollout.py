@@ -118,7 +118,8 @@ def rollout_generation(
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
         for k in range(first, agent.steps):
             score = visits.add(state)
-            mean, log_variance = agent.generation_step(state, k, score, table, embedding)
+            u = None if differentiable else agent.space.coordinates(state)
+            mean, log_variance = agent.generation_step(state, k, score, table, embedding, u)
             std = (0.5 * log_variance).exp()
             if drift != 0.0 and density is not None:
                 slope = score
@@ -128,7 +129,9 @@ def rollout_generation(
             if scale != 1.0 or added != 0.0:
                 extra = added**2 * agent.generation.variance[k]
                 std = ((scale * std).square() + extra).sqrt()
-            action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
+            if u is None:  # coordinates of its own, for a gradient that adds up in the same order
+                u = agent.space.coordinates(state)
+            action = torch.addcmul(mean - u, std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
@@ -164,9 +167,10 @@ def rollout_destruction(
             score = visits.add(state)
             if log_reward is None and density is not None:
                 log_reward = density(state, *conditions) if visits.value is None else visits.value
-            mean, log_variance = agent.destruction_step(state, k, score, table, embedding)
+            u = agent.space.coordinates(state)
+            mean, log_variance = agent.destruction_step(state, k, score, table, embedding, u)
             std = (0.5 * log_variance).exp()
-            action = torch.addcmul(mean - agent.space.coordinates(state), std.expand_as(mean), torch.randn_like(mean))
+            action = torch.addcmul(mean - u, std.expand_as(mean), torch.randn_like(mean))
             state = agent.space.transition(state, action, k)
         visits.add(state)
         return visits.trajectory(log_reward, context, reverse=True)

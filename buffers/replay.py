@@ -177,7 +177,7 @@ class Replay:
             raise InputError(f"log_reward: expected finite values or -inf, got NaN or +inf in {counts[1]} rows")
         if counts[2]:
             raise InputError(f"state: expected finite values, got NaN or infinity in {counts[2]} rows")
-        return rows[~outside] if counts[0] else rows
+        return rows[(~outside).nonzero().squeeze(-1)] if counts[0] else rows
 
     def _checked_context(self, context: Tensor, rows: int) -> Tensor:
         if context.ndim != 2 or context.shape[0] != rows:

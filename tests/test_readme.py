@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ebbflow.envs import InputError
 from ebbflow.trainers.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +63,11 @@ def test_commands_are_known(tmp_path, monkeypatch, capsys):
     assert len(commands()) >= 7
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ebbflow.trainers.train.train", lambda config, out, **rest: {"interrupted": 0})
+
+    def not_now(target, **settings):
+        raise InputError(f"{target} would be measured")
+
+    monkeypatch.setattr("ebbflow.trainers.bench.measure", not_now)
     (tmp_path / "mine.py").write_text(blocks("python")[0])
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for command in commands():
@@ -69,6 +75,8 @@ def test_commands_are_known(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         if command.startswith("ebbflow train"):
             assert code == 130 and "interrupted" in error, command
+        elif command.startswith("ebbflow bench"):
+            assert code == 2 and ("gmm25 would be measured" in error or "got 'here.json'" in error), command
         elif command != "ebbflow targets":
             assert code == 2 and "runs/gmm25" in error, command
 

@@ -212,6 +212,91 @@ class Compare(_Command):
 
 
 @dataclass(frozen=True)
+class Bench(_Command):
+    """Measure iterations, samples and energies a second and peak memory, or compare two such results."""
+
+    target: tyro.conf.Positional[str | None] = None
+    """What to sample: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
+    compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="A.json B.json")] = None
+    """Instead of measuring: tabulate two saved results side by side, with the ratios B / A and what differs."""
+    out: Path | None = None
+    """Write the result as JSON, with every setting, the versions and the device."""
+    as_json: Annotated[_Switch, tyro.conf.arg(name="json")] = False
+    """Print the result or the comparison as JSON, and nothing else, on standard output."""
+    dim: int | None = None
+    """Dimension, where the target does not fix it."""
+    scale: float | None = None
+    """Typical length of the target, where the default does not suit."""
+    steps: int = 5
+    """Number of generation steps T."""
+    batch_size: int = 256
+    """Trajectories per iteration, samples drawn at a time, and states in one call of the density."""
+    width: int = 128
+    """Width of the backbone."""
+    variant: str = "adaptive"
+    """What is learned: adaptive (both policies), generation (its variance too), or fixed (its mean alone)."""
+    device: str = "cpu"
+    """Device: cpu, cuda, cuda:1 ..."""
+    threads: int | None = None
+    """CPU threads of torch; by default torch's own choice."""
+    seed: int = 0
+    """Seed of all random numbers."""
+    rounds: int = 5
+    """Rounds; in each, everything is measured once. The median and the range are shown."""
+    seconds: float = 0.5
+    """About how long each measurement of a round takes."""
+    warmup: int = 10
+    """Training iterations before the first round."""
+
+    def run(self) -> int:
+        """Measure, or compare."""
+        import json
+
+        from rich.console import Console
+
+        from .bench_results import compare_results, load_result, print_comparison, print_result
+
+        if self.compare is not None:
+            if self.target is not None or self.out is not None:
+                raise InputError("compare: expected neither a target nor an out beside it, for nothing is measured")
+            one, other = (load_result(path) for path in self.compare)
+            if self.as_json:
+                ratios, differing = compare_results(one, other)
+                ratios_by_key = {name: ratio._asdict() for name, ratio in ratios.items()}
+                print(json.dumps({"ratios": ratios_by_key, "differing": differing}, indent=2))
+            else:
+                print_comparison(one, other, (str(self.compare[0]), str(self.compare[1])), Console())
+            return 0
+        if self.out is not None and (self.out.suffix != ".json" or self.out.is_dir()):
+            raise InputError(f"out: expected a file name ending in .json, got {str(self.out)!r}")
+        from .bench import Effort, measure
+
+        result = measure(
+            self.target or "",
+            dim=self.dim,
+            scale=self.scale,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            width=self.width,
+            variant=self.variant,
+            device=self.device,
+            threads=self.threads,
+            seed=self.seed,
+            effort=Effort(self.rounds, self.seconds, self.warmup),
+        )
+        if self.out is not None:
+            from .checkpoint import write_atomically
+
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.out, (json.dumps(result, indent=2) + "\n").encode())
+        if self.as_json:
+            print(json.dumps(result, indent=2))
+        else:
+            print_result(result, Console())
+        return 0
+
+
+@dataclass(frozen=True)
 class Targets(_Command):
     """List the targets that can be named."""
 
@@ -239,6 +324,7 @@ COMMANDS: dict[str, type[_Command]] = {
     "sample": Sample,
     "report": Report,
     "compare": Compare,
+    "bench": Bench,
     "targets": Targets,
 }
 

@@ -151,12 +151,14 @@ class Memory:
 
     def remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = Origin.REPLAY) -> None:
         """Keep the trajectories that end inside the support, with the comparable log-ratios `[n]` as priorities."""
+        # The replay leaves out the rows at -inf after its one check; a mask here would wait for each column.
         inside = paths["log_reward"] > self.config.log_reward_floor
+        log_reward = torch.where(inside, paths["log_reward"], -torch.inf)
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
-        columns = {"state": state, "log_reward": paths["log_reward"], "log_ratio": log_ratio}
+        columns = {"state": state, "log_reward": log_reward, "log_ratio": log_ratio}
         if self.target.is_conditional:
             columns["context"] = paths["context"]
-        self.replay.extend(TensorDict(columns, batch_size=paths.batch_size)[inside], origin)
+        self.replay.extend(TensorDict(columns, batch_size=paths.batch_size), origin)
 
     def search(self, inverse_temperature: float) -> None:
         """Move remembered states, which makes new rows of those that moved, and anchors, which takes their place."""

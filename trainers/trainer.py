@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 from tensordict import TensorDict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchrl.objectives import SoftUpdate
 
 from ..agents.agent import Agent
 from ..agents.architecture import build_agent
@@ -34,6 +33,7 @@ from .new_paths import NewPaths
 from .objectives.catalogue import get_objective
 from .objectives.joint_loss import JointLoss
 from .optimisation import Optimisers
+from .target_update import TargetUpdate
 
 __all__ = ["Trainer"]
 
@@ -123,7 +123,9 @@ class Trainer:
             residual=config.residual,
             residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
         )
-        self.target_update = SoftUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
+        self.target_update = (
+            TargetUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
+        )
         configs = {
             "generation": config.generation_optimiser,
             "destruction": config.destruction_optimiser,

@@ -75,6 +75,30 @@ def test_features_computed_before_are_used(random_agent, quartic):
     assert (changed - agent.path_log_probs(paths).generation).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_coordinates_computed_before_are_used(shared, random_agent, quartic):
+    agent = random_agent(compression=1.0, shared_backbone=shared)
+    paths = agent.generate(7, quartic)
+    u = agent.space.coordinates(paths["state"])
+    for found, expected in zip(agent.path_log_probs(paths, coordinates=u), agent.path_log_probs(paths), strict=True):
+        assert torch.equal(found, expected)
+    changed = agent.path_log_probs(paths, coordinates=u + 0.1).generation
+    assert (changed - agent.path_log_probs(paths).generation).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("settings", [{}, {"shared_backbone": False}, {"destruction_mean": "reference"}], ids=str)
+def test_log_densities_of_one_policy(settings, random_agent, quartic):
+    agent = random_agent(**settings)
+    paths = agent.generate(5, quartic)
+    both = agent.path_log_probs(paths)
+    generation = agent.path_log_probs(paths, policies="generation")
+    destruction = agent.path_log_probs(paths, policies="destruction")
+    assert torch.equal(generation.initial, both.initial) and torch.equal(destruction.initial, both.initial)
+    assert torch.equal(generation.generation, both.generation) and not generation.destruction.any()
+    assert torch.equal(destruction.destruction, both.destruction) and not destruction.generation.any()
+    assert generation.destruction.shape == destruction.generation.shape == both.generation.shape
+
+
 def test_unlearned_destruction(random_agent, quartic):
     agent = random_agent(destruction_mean="reference", destruction_variance="reference", shared_backbone=False)
     assert agent.destruction_backbone is None and not list(agent.destruction.parameters())

@@ -420,7 +420,7 @@ def test_help_lists_the_commands(ebbflow):
     assert found.code == 0 and found.err == ""
     for name in COMMANDS:
         assert name in found.out
-    assert list(COMMANDS) == ["train", "resume", "evaluate", "sample", "report", "compare", "targets"]
+    assert list(COMMANDS) == ["train", "resume", "evaluate", "sample", "report", "compare", "bench", "targets"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

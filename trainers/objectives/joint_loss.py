@@ -125,14 +125,16 @@ class JointLoss(LossModule):
         paths = tensordict.detach()  # only an objective that follows paths sees their graph
         with self.agent_params.to_module(self.agent):
             log_z = self.agent.log_z_given(paths.get("context", None))
-            features = self.agent.path_features(paths)  # nothing to learn in them: computed once for all passes
-            online = self.agent.path_log_probs(paths, features, trunk=self.trunk)
-            log_flow = self.agent.path_log_flow(paths, features, log_z.detach()) if self.needs_flow else None
+            # Nothing to learn in these: computed once for all passes.
+            u = self.agent.space.coordinates(paths["state"])
+            features = self.agent.path_features(paths, u)
+            online = self.agent.path_log_probs(paths, features, coordinates=u, trunk=self.trunk)
+            log_flow = self.agent.path_log_flow(paths, features, log_z.detach(), u) if self.needs_flow else None
         fixed = PathLogProbs(*(term.detach() for term in online))
         seen = {"generation": fixed, "destruction": fixed}  # what each policy's loss sees of the other policy
         if self.use_targets:
             with torch.no_grad(), self.target_agent_params.to_module(self.agent):
-                lagging = self.agent.path_log_probs(paths, features)
+                lagging = self.agent.path_log_probs(paths, features, coordinates=u)
             seen |= {policy: lagging for policy in seen if self._lags(policy)}
 
         group = None if self.agent.context_space is None else context_groups(paths)
@@ -148,7 +150,7 @@ class JointLoss(LossModule):
         losses = {name: torch.zeros_like(log_ratio[:1].sum()) for name in self.out_keys[:-1]}
         for policy, objective in self.objectives.items():
             rows = _allowed(objective, paths)
-            if rows is not None and not bool(rows.any()):
+            if rows is not None and len(rows) == 0:
                 continue  # none in this batch, as before anything is remembered
             given = terms[policy] if rows is None else terms[policy].of_rows(rows)
             if policy == "generation" and objective.follows_paths:
@@ -180,10 +182,10 @@ class JointLoss(LossModule):
         if torch.is_grad_enabled() and not paths["state"].requires_grad:
             raise InputError("state: expected paths that carry a gradient, agent.generate(..., differentiable=True)")
         with self.agent_params.to_module(self.agent):
-            online = self.agent.path_log_probs(paths)
+            online = self.agent.path_log_probs(paths, policies="generation")
         other = self.target_agent_params if self._lags("generation") else self.agent_params.data
         with other.to_module(self.agent):
-            destruction = self.agent.path_log_probs(paths).destruction
+            destruction = self.agent.path_log_probs(paths, policies="destruction").destruction
         return replace(
             terms,
             initial=online.initial,
@@ -194,7 +196,7 @@ class JointLoss(LossModule):
 
 
 def _allowed(objective: PathObjective, paths: TensorDictBase) -> Tensor | None:
-    """Mask of the rows that an objective may learn from; None for all."""
+    """Positions of the rows that an objective may learn from; None for all."""
     if objective.rows == "any":
         return None
     origin = paths.get("origin", None)
@@ -202,7 +204,8 @@ def _allowed(objective: PathObjective, paths: TensorDictBase) -> Tensor | None:
         raise InputError(
             f"{type(objective).__name__}: learns from {objective.rows} rows, and the trajectories have no `origin`"
         )
-    return objective.allowed(origin)
+    # Looked up once: each tensor indexed by the mask itself would wait for the device.
+    return objective.allowed(origin).nonzero().squeeze(-1)
 
 
 def _check_objective(objective: PathObjective, policy: str, agent: Agent) -> None:

@@ -64,7 +64,7 @@ class PathTerms:
         return log_flow[:, :-1] + self.generation - log_flow[:, 1:] - self.destruction
 
     def of_rows(self, rows: Tensor) -> "PathTerms":
-        """The terms of some rows, given by a mask `[B]`."""
+        """The terms of some rows, given by their positions, or by a mask `[B]`."""
         return replace(
             self,
             initial=self.initial[rows],

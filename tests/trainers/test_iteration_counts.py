@@ -1,0 +1,230 @@
+"""Nothing slower in silence: how much work one training iteration does, as exact counts that hold on any machine.
+
+A count that changes is to be understood, and then written down here: a smaller one is a gain to be kept, a larger one
+needs a reason. What the counts are worth in time is told in benchmarks/results/iteration_counts.md.
+"""
+
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ebbflow.agents.backbone import Backbone
+from ebbflow.envs import get_target
+from ebbflow.trainers.config import TrainConfig
+from ebbflow.trainers.trainer import Trainer
+
+# Counting waits -------------------------------------------------------------------------------------------------------
+
+READS = {  # operations whose result, or its shape, the host must know before it can go on
+    *("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"),
+    *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
+}
+COPIES = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu}  # which on a CPU are no operations
+
+
+class _Copies(TorchFunctionMode):
+    def __init__(self, waits):
+        super().__init__()
+        self.waits = waits
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in COPIES:
+            self.waits.names.append(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the host wait for a device, were the tensors on one: `names` of the operations, in order.
+
+    `item`, `float`, `bool`, `tolist`, `numpy`, `cpu`, `nonzero`, `unique`, `equal`, and indices that are masks (one
+    `nonzero` for each tensor indexed). Tensors that live on the host whatever the device are given as `on_host`; what
+    is computed of such tensors alone lives there, too.
+    """
+
+    def __init__(self, on_host=()):
+        super().__init__()
+        self.on_host = {tensor.data_ptr(): tensor for tensor in on_host}  # held, so that no other takes the address
+        self.names = []
+
+    def __enter__(self):
+        self.copies = _Copies(self)
+        self.copies.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.copies.__exit__(*error)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        masked = name.startswith(("index", "_index_put")) and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool
+            for index in (args[1] if isinstance(args[1], (list, tuple)) else ())
+        )
+        tensors = [argument for argument in args if isinstance(argument, torch.Tensor)]
+        here = bool(tensors) and all(tensor.data_ptr() in self.on_host for tensor in tensors)
+        if masked or (name in READS and not here):
+            self.names.append(name)
+        result = function(*args, **(kwargs or {}))
+        if here and isinstance(result, torch.Tensor):
+            self.on_host[result.data_ptr()] = result
+        return result
+
+
+X = torch.tensor([1.0, 0.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("work", "names"),
+    [
+        (lambda: X + X[1:].sum() * X[torch.tensor([0])], []),
+        (lambda: X[0].item(), ["_local_scalar_dense"]),
+        (lambda: float(X[0]), ["_local_scalar_dense"]),
+        (lambda: 1 if X.any() else 0, ["_local_scalar_dense"]),
+        (lambda: X.tolist(), ["tolist"]),
+        (lambda: X.numpy(), ["numpy"]),
+        (lambda: X.cpu(), ["cpu"]),
+        (lambda: X.nonzero(), ["nonzero"]),
+        (lambda: X.unique(), ["_unique2"]),
+        (lambda: torch.equal(X, X), ["equal"]),
+        (lambda: X[X > 0], ["index"]),
+        (lambda: X.clone().index_put_((X > 0,), X[0]), ["index_put_"]),
+        (lambda: X.masked_select(X > 0), ["masked_select"]),
+        (lambda: torch.where(X > 0, X, 0.0), []),
+    ],
+)
+def test_waits_are_counted(work, names):
+    with Waits() as waits:
+        work()
+    assert waits.names == names
+    work()
+    assert waits.names == names  # only inside
+
+
+def test_what_lives_on_the_host_is_no_wait():
+    other = X.clone()
+    with Waits(on_host=[X]) as waits:
+        assert X[0].item() and (X > 0).any()
+        (X + other).sum().item()
+    assert waits.names == ["_local_scalar_dense"]
+
+
+# Counting the work of an iteration ------------------------------------------------------------------------------------
+
+
+class Work(NamedTuple):
+    """What one iteration did."""
+
+    backbone_calls: int
+    backbone_rows: int  # states that went through a backbone
+    generation_head_calls: int
+    destruction_head_calls: int
+    optimiser_steps: int
+    energy_calls: int
+    gradient_calls: int
+    waits: int
+
+
+BATCH = 32
+
+
+def work_of_an_iteration(config):
+    """Of the fifth, when there is a memory to draw from."""
+    trainer = Trainer(get_target(config.target), config)
+    trainer.train(4)
+    calls = dict.fromkeys(("backbone", "rows", "generation", "destruction", "optimiser"), 0)
+
+    def count(name, number=1):
+        calls[name] += number
+
+    agent, optimisers = trainer.agent, trainer.optimisers.optimisers.values()
+    # Adam and the average count their steps on the host, on a GPU as well.
+    on_host = [state["step"] for optimiser in optimisers for state in optimiser.state.values()]
+    on_host.append(trainer.averaged.n_averaged)
+    before = trainer.energy_calls, trainer.gradient_calls
+    with ExitStack() as hooks:
+
+        def hook(handle):
+            hooks.callback(handle.remove)
+
+        for module in agent.modules():
+            if isinstance(module, Backbone):
+                hook(module.register_forward_hook(lambda _, __, hidden: count("rows", hidden[..., 0].numel())))
+                hook(module.register_forward_hook(lambda *_: count("backbone")))
+        hook(agent.generation.register_forward_hook(lambda *_: count("generation")))
+        hook(agent.destruction.register_forward_hook(lambda *_: count("destruction")))
+        for optimiser in optimisers:
+            hook(optimiser.register_step_post_hook(lambda *_: count("optimiser")))
+        waits = hooks.enter_context(Waits(on_host))
+        trainer.step()
+    energies, gradients = trainer.energy_calls - before[0], trainer.gradient_calls - before[1]
+    return Work(*calls.values(), energies, gradients, len(waits.names)), waits.names
+
+
+RECIPE = {
+    "target": "gmm25",
+    "batch_size": BATCH,
+    "threads": 1,
+    "agent": {"width": 16, "time_grid_power": 2.0},
+    "anchors": {"count": 100, "temperatures": 3, "moves": 1, "final_moves": 2},
+}
+CASES = {
+    # VarGrad of both policies, learned variances and destruction; half of a batch is from replay and anchors.
+    "recipe": {},
+    # The same with the reference destruction.
+    "generation only": {"agent": {"destruction_mean": "reference", "destruction_variance": "reference"}},
+    # Through the path, without memory, as for latents.
+    "reverse KL and TLM": {
+        "objective": "reverse_kl",
+        "destruction_objective": "tlm",
+        "replay": {"share": 0.0},
+    },
+}
+
+
+def config_of(case, steps):
+    changes = CASES[case]
+    agent = {**RECIPE["agent"], **changes.get("agent", {})}
+    return TrainConfig.from_dict({**RECIPE, **changes, "agent": agent, "steps": steps, "iterations": 20})
+
+
+# Backbone calls: one a step of each rollout (generation; destruction where it is learned), and for a loss one pass of
+# the online and one of the target networks, over all T + 1 states. Reverse KL has one of each more, through the path,
+# of which each policy's head reads one.
+# Energies: one a new path; gradients: one a path that is followed. Remembered rows cost neither.
+# Waits: are the densities finite (of gradients too), are the loss and all gradients, are the rows to be remembered, and
+# where TorchRL's storage has written last; of reverse KL and TLM, which learn from some rows, which rows these are.
+EXPECTED = {
+    ("recipe", 5): Work(12, 2 * 16 * 5 + 2 * 32 * 6, 7, 7, 3, 16, 0, waits=4),
+    ("recipe", 20): Work(42, 2 * 16 * 20 + 2 * 32 * 21, 22, 22, 3, 16, 0, waits=4),
+    ("generation only", 5): Work(6, 16 * 5 + 32 * 5, 6, 6, 2, 16, 0, waits=4),
+    ("generation only", 20): Work(21, 16 * 20 + 32 * 20, 21, 21, 2, 16, 0, waits=4),
+    ("reverse KL and TLM", 5): Work(9, 32 * 5 + 4 * 32 * 6, 8, 3, 3, 32, 32, waits=5),
+    ("reverse KL and TLM", 20): Work(24, 32 * 20 + 4 * 32 * 21, 23, 3, 3, 32, 32, waits=5),
+}
+
+
+@pytest.mark.parametrize(("case", "steps"), EXPECTED)
+def test_an_iteration_does_no_more_than_it_did(case, steps):
+    found, waits = work_of_an_iteration(config_of(case, steps))
+    assert found == EXPECTED[case, steps], waits
+
+
+def test_more_work_is_noticed(monkeypatch):
+    plain = Trainer.step
+
+    def step(trainer):
+        paths = trainer.agent.generate(1, trainer.target)
+        trainer.target.value_and_score(paths["state"][:, -1])
+        trainer.agent.log_ratio(paths).tolist()
+        trainer.optimisers.optimisers["log_z"].step()
+        return plain(trainer)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    found, _ = work_of_an_iteration(config_of("recipe", 5))
+    more = [a - b for a, b in zip(found, EXPECTED["recipe", 5], strict=True)]
+    assert more == [5 + 1, 5 + 6, 6, 1, 1, 2, 1, 4]  # waits: two values and a gradient are checked, and the list

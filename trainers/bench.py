@@ -1,0 +1,245 @@
+"""What an agent and its training cost on this machine: iterations, samples and energies a second, and peak memory.
+
+Nothing is learned for it: an untrained agent does the same work. The batch is that of the recipe, half of it from
+replay and anchors, of which the replay is full, as it is for most of a training; the search that finds anchors is
+short, and the time grid is not searched for. All rates are by the clock, measured in rounds, in turns, after a warm-up;
+`processor_share` tells whether the process had a processor to itself: on a busy machine rates are too low.
+"""
+
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..agents.config import AgentConfig
+from ..envs.errors import InputError, whole_number
+from ..envs.registry import get_target
+from .config import AnchorConfig, TrainConfig
+from .trainer import Trainer, device_of
+
+__all__ = ["Effort", "measure"]
+
+Work = tuple[Callable[[], object], int]  # a call, and how much of what is counted it does
+
+ITERATIONS = 1_000_000  # of a training that never ends: its schedules stay at their beginning
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Args:
+        rounds: how often each quantity is measured, >= 1.
+        seconds: about how long each time, > 0.
+        warmup: training iterations before, >= 1.
+
+    Raises:
+        InputError: for a value out of range.
+    """
+
+    rounds: int = 5
+    seconds: float = 0.5
+    warmup: int = 10
+
+    def __post_init__(self) -> None:
+        whole_number("rounds", self.rounds, least=1)
+        whole_number("warmup", self.warmup, least=1)
+        if not 0.0 < self.seconds < math.inf:
+            raise InputError(f"seconds: expected a finite number > 0, got {self.seconds!r}")
+
+
+def measure(
+    target: str,
+    *,
+    dim: int | None = None,
+    scale: float | None = None,
+    steps: int = 5,
+    batch_size: int = 256,
+    width: int = 128,
+    variant: str = "adaptive",
+    device: str = "cpu",
+    threads: int | None = None,
+    seed: int = 0,
+    effort: Effort | None = None,
+) -> dict[str, Any]:
+    """Measure one setting.
+
+    Args:
+        target: name of the target; see `ebbflow targets`.
+        dim, scale: as in `TrainConfig`.
+        steps: T.
+        batch_size: trajectories per iteration, samples drawn at a time, and states in one call of the density.
+        width: width of the backbone.
+        variant: adaptive, generation or fixed; see `AgentConfig.variant`.
+        device: cpu, cuda, cuda:1 ...
+        threads: CPU threads of torch; None for torch's own choice.
+        seed: of all random numbers.
+        effort: how long to measure.
+
+    Returns:
+        The result, as plain values for JSON; see `bench_results`.
+
+    Raises:
+        InputError: for settings out of range, a target that cannot be had, and whatever its density raises.
+
+    Example:
+        >>> result = measure("gmm25", batch_size=8, width=8, threads=1, effort=Effort(rounds=2, seconds=0.01))
+        >>> result["settings"]["agent"]["width"], result["results"]["energy_calls_per_iteration"]
+        (8, 4)
+        >>> rate = result["results"]["samples_per_second"]
+        >>> len(rate["rounds"]), rate["low"] <= rate["median"] <= rate["high"]
+        (2, True)
+    """
+    if not target:
+        raise InputError("target: expected a name, plugin or package.module:attribute; see: ebbflow targets")
+    effort = effort or Effort()
+    config = TrainConfig(
+        target=target,
+        dim=dim,
+        scale=scale,
+        steps=steps,
+        iterations=ITERATIONS,
+        batch_size=batch_size,
+        contexts_per_batch=max(1, min(32, batch_size // 2)),
+        seed=seed,
+        device=device,
+        threads=threads,
+        agent=replace(AgentConfig(width=width), time_grid_power=2.0).variant(variant),
+        anchors=AnchorConfig(count=1000, temperatures=5, moves=1, final_moves=0),
+    )
+    where = device_of(config)
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    trainer = Trainer(get_target(target, dim=dim, scale=scale), config)
+    trainer.prepare()
+    _fill(trainer)
+    trainer.train(effort.warmup)
+    before = trainer.energy_calls, trainer.gradient_calls
+    trainer.train(trainer.iteration + 1)
+    calls = trainer.energy_calls - before[0], trainer.gradient_calls - before[1]
+    wall, processor = time.perf_counter(), time.process_time()
+    rates = _rates(_works(trainer), effort, where)
+    share = (time.process_time() - processor) / (time.perf_counter() - wall)
+    return {
+        "settings": {**config.to_dict(), "variant": variant, **asdict(effort)},
+        "versions": {"ebbflow": _version(), "torch": torch.__version__, "python": platform.python_version()},
+        "machine": {
+            "device": _name_of(where),
+            "threads": torch.get_num_threads(),
+            "cpus": os.cpu_count(),
+            "platform": platform.platform(),
+        },
+        "results": {
+            **{name: _summary(values) for name, values in rates.items()},
+            "energy_calls_per_iteration": calls[0],
+            "gradient_calls_per_iteration": calls[1],
+            "peak_memory_bytes": _peak_memory(where),
+            "processor_share": share,
+        },
+    }
+
+
+def _fill(trainer: Trainer) -> None:
+    """Fill the replay with new paths, as far as they end inside the support."""
+    rows = max(trainer.config.batch_size, 256)
+    for _ in range(math.ceil(trainer.replay.capacity / rows)):
+        context = trainer.new_paths.contexts(rows)
+        with torch.no_grad():
+            paths = trainer.new_paths.collect(rows, context=context)
+            log_ratio = trainer.memory.comparable(trainer.agent.log_ratio(paths), context)
+        trainer.memory.remember(paths, log_ratio)
+
+
+def _works(trainer: Trainer) -> dict[str, Work]:
+    """What is timed, by the name of its rate, and how much of it one call does."""
+    target, n = trainer.target, trainer.config.batch_size
+    agent = trainer.evaluated_agent
+    context = trainer.new_paths.contexts(n)
+    with torch.no_grad():
+        states = agent.generate(n, target, context=context)["state"][:, -1]
+    density = target if agent.needs_score else None  # samples alone cost no energy calls
+
+    def train() -> None:
+        trainer.train(trainer.iteration + 1)
+
+    def energies() -> None:
+        with torch.no_grad():
+            target(states, context)
+
+    return {
+        "iterations_per_second": (train, 1),
+        "samples_per_second": (lambda: agent.generate(n, density, context=context), n),
+        "energy_calls_per_second": (energies, n),
+        "gradient_calls_per_second": (lambda: target.value_and_score(states, context), n),
+    }
+
+
+def _rates(works: Mapping[str, Work], effort: Effort, device: torch.device) -> dict[str, list[float]]:
+    """Amounts a second of each work, one for each round, in turns."""
+    repeats = {}
+    for name, (work, _) in works.items():
+        _seconds(work, 1, device)  # the first call may set things up
+        repeats[name] = max(1, math.ceil(effort.seconds / _seconds(work, 1, device)))
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(effort.rounds):
+        for name, (work, amount) in works.items():
+            rates[name].append(amount * repeats[name] / _seconds(work, repeats[name], device))
+    return rates
+
+
+def _seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Wall seconds of so many calls, to their end on the device."""
+    _finish(device)
+    begun = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    _finish(device)
+    return max(time.perf_counter() - begun, 1e-9)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _summary(rates: list[float]) -> dict[str, Any]:
+    return {"median": statistics.median(rates), "low": min(rates), "high": max(rates), "rounds": rates}
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """Bytes: allocated on a GPU; resident of the whole process, torch and all, on a CPU; None where not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpus = Path("/proc/cpuinfo")
+    if cpus.is_file():
+        names = [line.partition(":")[2].strip() for line in cpus.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _version() -> str:
+    try:
+        return version("ebbflow")
+    except PackageNotFoundError:  # run from a checkout
+        return "unknown"
