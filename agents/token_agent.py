@@ -144,16 +144,22 @@ class TokenAgent(nn.Module):
         zeros = x.new_zeros(len(x), dtype=self.log_z.dtype)
         return _trajectory(states[::-1], zeros if log_reward is None else log_reward)
 
-    def path_features(self, trajectory: TensorDictBase) -> Tensor:
+    def path_features(self, trajectory: TensorDictBase, coordinates: Tensor | None = None) -> Tensor:
         """What the policy reads of stored trajectories: the states, `[B, T+1, length]`."""
         return trajectory["state"]
 
     def path_log_probs(
-        self, trajectory: TensorDictBase, features: Tensor | None = None, *, trunk: str = "both"
+        self,
+        trajectory: TensorDictBase,
+        features: Tensor | None = None,
+        *,
+        coordinates: Tensor | None = None,
+        trunk: str = "both",
+        policies: str = "both",
     ) -> PathLogProbs:
         """Log probabilities of all steps of stored trajectories, in one pass of T states through the network.
 
-        `features` and `trunk` have nothing to say here: there is one policy with parameters.
+        What an `Agent` takes beside has nothing to say here: there is one policy with parameters, and it reads states.
         """
         states = trajectory["state"]
         k = torch.arange(self.steps, device=states.device).expand(len(states), -1)  # [B, T]

@@ -171,6 +171,10 @@ class Tokens:
         """State with the token written, `[..., length]`; actions `[..., 2]` are a position and a symbol, int64."""
         return state.scatter(-1, action[..., :1], action[..., 1:])
 
+    def coordinates(self, state: Tensor) -> Tensor:
+        """What a policy reads of a state, `[..., length]`: the tokens themselves."""
+        return state
+
     def fully_masked(self, n: int) -> Tensor:
         """`n` states of which nothing is known, `[n, length]`."""
         return torch.full((n, self.length), self.mask)
