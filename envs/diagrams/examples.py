@@ -162,6 +162,17 @@ def conditioning() -> Diagram:
     )
 
 
+# What both interpolations claim: the levels of the Markov chain, and a guess of the noise as good as the data's.
+_INTERPOLATED = (
+    Equal("A", "A'"),
+    Equal("B", "B'"),
+    Equal("C", "C'"),
+    Equal("Z", "Z'"),
+    Equal("Z'", "Z''", given="B'"),
+    Equal("A'", "A''", given="B'"),
+)
+
+
 def interpolation() -> Diagram:
     """Section "Beyond Markov", on the integers modulo 4: every level is made from the data and one and the same noise.
 
@@ -187,12 +198,7 @@ def interpolation() -> Diagram:
             Lossless(("B'", "Z'"), ("C'", "Z'"), b_to_c, name="Interpolate"),
             Arrow("B'", "Z''", from_noise.reversed([0.25] * 4)),
             Arrow(("B'", "Z''"), "A''", to_b.inverse().then(Project((4, 4), part=0)), name="Solve"),
-            Equal("A", "A'"),
-            Equal("B", "B'"),
-            Equal("C", "C'"),
-            Equal("Z", "Z'"),
-            Equal("Z'", "Z''", given="B'"),
-            Equal("A'", "A''", given="B'"),
+            *_INTERPOLATED,
         ],
     )
 
@@ -234,12 +240,7 @@ def gaussian_interpolation() -> Diagram:
             ),
             Arrow("B'", "Z''", from_noise.reversed(0.0, 1.0), name="Guess"),
             Arrow(("B'", "Z''"), "A''", lambda b, z: solve(at_b)(b, z)[0], name="Solve"),
-            Equal("A", "A'"),
-            Equal("B", "B'"),
-            Equal("C", "C'"),
-            Equal("Z", "Z'"),
-            Equal("Z'", "Z''", given="B'"),
-            Equal("A'", "A''", given="B'"),
+            *_INTERPOLATED,
         ],
     )
 
