@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "actors": ["DestructionHead", "DiracNormal", "GenerationHead"],
-        "agent": ["Agent", "PathLogProbs"],
+        "agent": ["Agent"],
         "architecture": ["build_agent"],
         "backbone": ["Backbone"],
         "config": ["AgentConfig"],
@@ -19,9 +19,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "features": ["StateFeatures"],
         "flow": ["StateFlow"],
         "origin": ["Origin"],
+        "policies": ["PathLogProbs", "Policies"],
         "rollout": ["rollout_destruction", "rollout_generation"],
         "time_grid": ["TimeGrid"],
         "token_agent": ["TokenAgent"],
+        "token_architecture": ["build_token_agent"],
         "token_network": ["TokenNetwork"],
     },
 )

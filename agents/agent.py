@@ -15,8 +15,7 @@ p_0 term unless j = 0; two trajectories that part at x_j differ in D by what the
 """
 
 import copy
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -30,36 +29,14 @@ from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_p
 from .backbone import Backbone, StepIndex
 from .features import StateFeatures
 from .flow import StateFlow
+from .policies import PathLogProbs, Policies
 from .references.gaussian import GaussianReference
 from .rollout import Density, rollout_destruction, rollout_generation
 
-__all__ = ["Agent", "PathLogProbs"]
+__all__ = ["Agent"]
 
 
-class PathLogProbs(NamedTuple):
-    """Log densities of whole trajectories, per step.
-
-    Attributes:
-        initial: log p_0(x_0), `[B]`; zeros for a Dirac initial law.
-        generation: log p→ of every step, `[B, T]`.
-        destruction: log p← of every step, `[B, T]`; zeros where the step is deterministic.
-
-    Example:
-        >>> one = PathLogProbs(torch.zeros(2), torch.ones(2, 3), torch.zeros(2, 3))
-        >>> one.log_ratio(torch.tensor([0.0, 1.0]))
-        tensor([3., 2.])
-    """
-
-    initial: Tensor
-    generation: Tensor
-    destruction: Tensor
-
-    def log_ratio(self, log_reward: Tensor) -> Tensor:
-        """D = log p_0 + Σ log p→ − log R − Σ log p←, `[B]`."""
-        return self.initial + self.generation.sum(-1) - log_reward - self.destruction.sum(-1)
-
-
-class Agent(nn.Module):
+class Agent(Policies):
     """Generation and destruction policies, best built by `build_agent`.
 
     Args:
@@ -129,9 +106,26 @@ class Agent(nn.Module):
         return self.reference.steps
 
     @property
+    def times(self) -> Sequence[float]:
+        """The time of each grid point, T + 1 of them."""
+        return self.reference.times
+
+    @property
     def destruction_trunk(self) -> Backbone:
         """The backbone that the destruction head reads: its own, or the shared one."""
         return self.backbone if self.destruction_backbone is None else self.destruction_backbone
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by what trains them; a shared backbone belongs to generation, the network of log Z(c) to log Z."""
+        destruction = [*self.destruction.parameters()]
+        if self.destruction_backbone is not None:
+            destruction += self.destruction_backbone.parameters()
+        return {
+            "generation": [*self.backbone.parameters(), *self.generation.parameters()],
+            "destruction": destruction,
+            "log_z": [self.log_z, *(() if self.log_z_network is None else self.log_z_network.parameters())],
+            "flow": [] if self.flow is None else [*self.flow.parameters()],
+        }
 
     # Contexts -----------------------------------------------------------------------------------------------------
 
@@ -412,17 +406,13 @@ class Agent(nn.Module):
             InputError: when the agent has no state flow.
         """
         if self.flow is None:
-            raise InputError("flow: expected an agent with a state flow, build_agent(..., flow=True)")
+            return super().path_log_flow(trajectory, features, log_z, coordinates)
         states = trajectory["state"]
         volume = self.space.log_volume(states[:, 1:-1])  # flows are densities of x, the reference's law is one of u
         log_density = trajectory["log_density"] + volume if self.flow.forward_looking else None
         context = None if self.context_space is None else self._contexts(trajectory.get("context", None))
         u = self.space.coordinates(states) if coordinates is None else coordinates
         return self.flow(u, features, log_z, log_density, context) - volume
-
-    def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
-        """D of stored trajectories, `[B]` (module docstring)."""
-        return self.path_log_probs(trajectory).log_ratio(trajectory["log_reward"])
 
     # TorchRL actors -----------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ def build_agent(
         raise InputError("time_grid_power: expected a number; only the trainer, which has a target, can choose it")
     grid = get_time_grid(config.time_grid, steps, 1.0 if power is None else power)
     features = StateFeatures(config.features, scale, config.frequencies)
-    reference = get_reference(config.reference, grid, sigma)
+    reference = get_reference(config.reference or "bridge", grid, sigma)
     if config.compression is not None:
         if not 0.0 < config.compression < math.inf:
             raise InputError(f"compression: expected a positive finite length, got {config.compression!r}")

@@ -18,14 +18,14 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from ..envs.errors import InputError
-from ..envs.spaces import Tokens
-from .agent import PathLogProbs
+from .policies import PathLogProbs, Policies
 from .references.tokens.reference import TokenReference
+from .rollout import Density
 
 __all__ = ["TokenAgent"]
 
 
-class TokenAgent(nn.Module):
+class TokenAgent(Policies):
     """A generation policy over the time reversal of a reference, which destroys.
 
     The same network may serve several references of the same number of steps: one trained under random masking, put
@@ -54,9 +54,7 @@ class TokenAgent(nn.Module):
         tensor([0.0156, 0.0156], grad_fn=<ExpBackward0>)
     """
 
-    needs_score: ClassVar[bool] = False
-    context_space: ClassVar[None] = None
-    flow: ClassVar[None] = None
+    trains_levels: ClassVar[bool] = True
 
     def __init__(self, reference: TokenReference, network: Callable[[Tensor, int | Tensor], Tensor]) -> None:
         super().__init__()
@@ -66,12 +64,11 @@ class TokenAgent(nn.Module):
             raise InputError(f"network: expected a module or function of states and steps, got {network!r}")
         self.reference = reference
         self.network = network
+        self.space = reference.space
+        self.context_space = None
+        self.flow = None
+        self.needs_score = False
         self.log_z = nn.Parameter(torch.zeros(()))
-
-    @property
-    def space(self) -> Tokens:
-        """The token space."""
-        return self.reference.space
 
     @property
     def steps(self) -> int:
@@ -82,6 +79,11 @@ class TokenAgent(nn.Module):
     def destruction(self) -> TokenReference:
         """The destruction policy: the reference, which has nothing to learn."""
         return self.reference
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by what trains them: those of the network, and log Z."""
+        network = [*self.network.parameters()] if isinstance(self.network, nn.Module) else []
+        return {"generation": network, "destruction": [], "log_z": [self.log_z], "flow": []}
 
     def log_z_given(self, context: Tensor | None) -> Tensor:
         """The scalar `log_z`: an agent for tokens has no contexts."""
@@ -112,37 +114,74 @@ class TokenAgent(nn.Module):
     # Whole trajectories -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def generate(self, n: int) -> TensorDict:
+    def generate(
+        self,
+        n: int,
+        density: Density | None = None,
+        *,
+        context: Tensor | None = None,
+        scale: float = 1.0,
+        added: float = 0.0,
+        drift: float = 0.0,
+        differentiable: bool = False,
+    ) -> TensorDict:
         """`n` generation paths, without gradient; their last states are samples.
+
+        Args:
+            n: number of paths.
+            density: log R of samples, int64 `[n, length] -> [n]`; without it log R is 0, the constant of data.
+            context: there is none.
+            scale: temperature of the guess (exploration): logits are divided by it.
+            added, drift: there is no noise to add to, and no gradient to drift along.
+            differentiable: a token has no derivative.
 
         Returns:
             A trajectory (module docstring) of batch `[n]`.
+
+        Raises:
+            InputError: for what tokens cannot do, and what the density itself raises.
         """
+        _refuse(context=context is not None, added=added != 0.0, drift=drift != 0.0, differentiable=differentiable)
         states = [self.reference.sample_destroyed(n).to(self.log_z.device)]
         for k in range(self.steps):
-            states.append(self.reference.sample_reverse(self.guess(states[-1], k), states[-1], k))
-        return _trajectory(states, states[0].new_zeros(n, dtype=self.log_z.dtype))
+            states.append(self.reference.sample_reverse(self.guess(states[-1], k) / scale, states[-1], k))
+        return self._trajectory(states, density, None)
 
     @torch.no_grad()
-    def destroy(self, x: Tensor, density: None = None, log_reward: Tensor | None = None) -> TensorDict:
+    def destroy(
+        self,
+        x: Tensor,
+        density: Density | None = None,
+        log_reward: Tensor | None = None,
+        *,
+        context: Tensor | None = None,
+    ) -> TensorDict:
         """Destroy samples `x`, int64 `[n, length]`, step by step.
 
         Args:
             x: the samples.
-            density: there is none.
-            log_reward: log R of the samples `[n]`; by default zeros, the constant of data.
+            density: log R of samples, `[n, length] -> [n]`; without it and `log_reward` zeros, the constant of data.
+            log_reward: log R of the samples `[n]` where already known.
+            context: there is none.
 
         Returns:
             A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state.
 
         Raises:
-            InputError: for anything but tokens of the space.
+            InputError: for anything but tokens of the space, for a context, and what the density itself raises.
         """
+        _refuse(context=context is not None)
         states = [self.space.check("x", x)]
         for k in reversed(range(self.steps)):
             states.append(self.reference.sample_step(states[-1], k))
-        zeros = x.new_zeros(len(x), dtype=self.log_z.dtype)
-        return _trajectory(states[::-1], zeros if log_reward is None else log_reward)
+        return self._trajectory(states[::-1], density, log_reward)
+
+    def _trajectory(self, states: list[Tensor], density: Density | None, log_reward: Tensor | None) -> TensorDict:
+        if log_reward is None and density is not None:
+            log_reward = density(states[-1])
+        elif log_reward is None:
+            log_reward = self.log_z.new_zeros(len(states[-1]))
+        return TensorDict({"state": torch.stack(states, dim=1), "log_reward": log_reward}, batch_size=[len(states[0])])
 
     def path_features(self, trajectory: TensorDictBase, coordinates: Tensor | None = None) -> Tensor:
         """What the policy reads of stored trajectories: the states, `[B, T+1, length]`."""
@@ -169,10 +208,9 @@ class TokenAgent(nn.Module):
             self.reference.log_prob_step(states[:, :-1], states[:, 1:], k),
         )
 
-    def log_ratio(self, trajectory: TensorDictBase) -> Tensor:
-        """D of stored trajectories, `[B]` (module docstring)."""
-        return self.path_log_probs(trajectory).log_ratio(trajectory["log_reward"])
 
-
-def _trajectory(states: list[Tensor], log_reward: Tensor) -> TensorDict:
-    return TensorDict({"state": torch.stack(states, dim=1), "log_reward": log_reward}, batch_size=[len(states[0])])
+def _refuse(**asked: bool) -> None:
+    """Raise an InputError for the first thing asked for that an agent for tokens cannot do."""
+    for name, wanted in asked.items():
+        if wanted:
+            raise InputError(f"{name}: expected none, for an agent for tokens has none")

@@ -75,6 +75,15 @@ class Continuous:
         """Gradient of a log density of u by u, `[..., dim]`, from the gradient by x of the log density of x."""
         return score
 
+    @property
+    def width(self) -> int:
+        """Numbers that a policy's network reads and writes for one state: `dim`."""
+        return self.dim
+
+    def embedding(self, state: Tensor) -> Tensor:
+        """States as points `[..., width]` whose Euclidean distance says how far they are apart: themselves."""
+        return state
+
 
 @dataclass(frozen=True)
 class Compressed(Continuous):
@@ -174,6 +183,15 @@ class Tokens:
     def coordinates(self, state: Tensor) -> Tensor:
         """What a policy reads of a state, `[..., length]`: the tokens themselves."""
         return state
+
+    @property
+    def width(self) -> int:
+        """Numbers that a policy's network reads and writes for one state: one for each position and token."""
+        return self.length * self.vocabulary
+
+    def embedding(self, state: Tensor) -> Tensor:
+        """Samples as points `[..., width]`, whose squared Euclidean distance is the number of tokens that differ."""
+        return torch.nn.functional.one_hot(state, self.vocabulary).flatten(-2).double() / math.sqrt(2.0)
 
     def fully_masked(self, n: int) -> Tensor:
         """`n` states of which nothing is known, `[n, length]`."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from math import isnan
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -78,9 +78,10 @@ class NaNGuard(Callback):
 class MetricsLogger(Callback):
     """Computes live numbers every `log_every` iterations, keeps them in `rows`, and appends them to a CSV file.
 
-    Columns: iteration, the losses of that iteration (nats²), log_z (of the objective), elbo, eubo (blank without exact
-    samples), ess (share), skipped, energy_calls, gradient_calls, search_acceptance (of the last local search; blank
-    before it), search_share (share of the memory that came from local search), seconds.
+    Columns: iteration, the losses of that iteration (nats², nats for likelihoods), log_z (of the objective), elbo, eubo
+    (blank without exact samples), ess (share), bits_per_dimension (held-out samples) and train_bits_per_dimension, both
+    of data alone, which have none of elbo, eubo and ess, skipped, energy_calls, gradient_calls, search_acceptance (of
+    the last local search; blank before it), search_share (share of the memory that came from local search), seconds.
 
     Args:
         path: the CSV file, or None to keep the rows in memory only.
@@ -92,10 +93,13 @@ class MetricsLogger(Callback):
         "loss_generation",
         "loss_destruction",
         "loss_log_z",
+        "loss_flow",
         "log_z",
         "elbo",
         "eubo",
         "ess",
+        "bits_per_dimension",
+        "train_bits_per_dimension",
         "skipped",
         "energy_calls",
         "gradient_calls",
@@ -136,7 +140,7 @@ class MetricsLogger(Callback):
             "search_share": trainer.replay.share_of(Origin.LOCAL_SEARCH),
             "seconds": round(trainer.seconds, 3),
         }
-        self.rows.append({name: row[name] for name in self.COLUMNS})
+        self.rows.append({name: row.get(name) for name in self.COLUMNS})
         if self.path is not None:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.COLUMNS).writerow(self.rows[-1])
@@ -156,19 +160,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     with path.open(newline="", encoding="utf-8", errors="replace") as file, suppress(TypeError, ValueError, csv.Error):
         for raw in csv.DictReader(file):
             row = {k: int(v) if k in whole else None if v == "" else float(v) for k, v in raw.items()}
-            if tuple(row) != MetricsLogger.COLUMNS:
+            if not {"iteration", "seconds"} <= row.keys() <= set(MetricsLogger.COLUMNS):
                 break
-            rows.append(row)
+            rows.append(dict.fromkeys(MetricsLogger.COLUMNS) | row)  # those of an earlier version have fewer columns
     return rows
 
 
 class ProgressBar(Callback):
-    """A progress bar with the live ELBO, EUBO and ESS of the latest metrics row; silent outside a terminal or notebook.
+    """A progress bar with the live ELBO, EUBO and ESS of the latest metrics row, of data the bits per dimension.
+
+    It is silent outside a terminal or notebook.
 
     Args:
         metrics: the logger whose rows are shown.
         console: where to draw; standard error by default.
     """
+
+    SHOWN: ClassVar[dict[str, str]] = {
+        "elbo": "ELBO",
+        "eubo": "EUBO",
+        "ess": "ESS",
+        "bits_per_dimension": "bits/dim",
+        "train_bits_per_dimension": "trained on",
+    }
 
     def __init__(self, metrics: MetricsLogger, console: Console | None = None) -> None:
         self.metrics = metrics
@@ -195,7 +209,7 @@ class ProgressBar(Callback):
         """Move the bar, and show the latest numbers."""
         if trainer.iteration % trainer.config.log_every == 0 and self.metrics.rows:
             row = self.metrics.rows[-1]
-            parts = [f"{name.upper()} {row[name]:.2f}" for name in ("elbo", "eubo", "ess") if row[name] is not None]
+            parts = [f"{title} {row[name]:.2f}" for name, title in self.SHOWN.items() if row[name] is not None]
             self.progress.update(self.task, numbers="  ".join(parts))
         self.progress.update(self.task, completed=trainer.iteration)
 

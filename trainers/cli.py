@@ -101,7 +101,7 @@ class Evaluate(_Command):
 
 @dataclass(frozen=True)
 class Sample(_Command):
-    """Draw samples, with their log importance weights, from a run's last checkpoint."""
+    """Draw samples, of a density with their log importance weights, from a run's last checkpoint."""
 
     folder: tyro.conf.Positional[Path] = tyro.MISSING
     """Run folder."""
@@ -141,7 +141,8 @@ class Sample(_Command):
             contexts = contexts.to(trainer.device, trainer.dtype)
             parts = [sample_agent(agent.given(c), target.given(c), self.number) for c in contexts]
             contexts = contexts.repeat_interleave(self.number, dim=0)
-        x, log_weight = (torch.cat([part[name] for part in parts]) for name in ("x", "log_weight"))
+        columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        x, log_weight = columns["x"], columns.get("log_weight")
         write_samples(self.out, x, log_weight, RunFolder(self.folder).load_evaluation(), contexts)
         print(f"{len(x)} samples of dimension {x.shape[1]} in {self.out}")
         return 0

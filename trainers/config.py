@@ -41,6 +41,7 @@ TrunkSides = Literal["both", "generation", "destruction"]
 OPTIMISERS = ("generation_optimiser", "destruction_optimiser", "log_z_optimiser", "flow_optimiser")
 PRESETS = Path(__file__).parent / "presets"
 SEEDS = 2**63  # what torch takes
+STEPS = 5  # of a density or of numbers, where `steps` is left open
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,16 @@ class TrainConfig:
     """Dimension, where the target does not fix it."""
     scale: float | None = None
     """Typical length of the target, where the default does not suit."""
-    steps: int = 5
-    """Number of generation steps T."""
+    steps: int | None = None
+    """Number of generation steps T; by default 5, and of tokens what suits the reference (masking: one a token)."""
     iterations: int = 2000
     """Number of training iterations."""
     batch_size: int = 256
     """Trajectories per iteration."""
     contexts_per_batch: int = 32
     """Of a conditional target: contexts in a batch, with several trajectories of each. Half of batch_size at most."""
+    paths_per_sample: int = 4
+    """Of data, where destruction is learned: paths destroyed from each sample of a batch."""
     seed: int = 0
     """Seed of all random numbers."""
     device: str = "cpu"
@@ -172,13 +175,15 @@ class TrainConfig:
     """Floating point type."""
     threads: int | None = None
     """CPU threads of torch; by default torch's own choice."""
-    objective: str = "vargrad"
-    """Objective of the generation policy. Of any paths: vargrad, trajectory_balance, detailed_balance,
+    objective: str | None = None
+    """Objective of the generation policy; by default vargrad, and of data random_level for tokens and
+    maximum_likelihood for numbers. Of any paths: vargrad, trajectory_balance, detailed_balance,
     sub_trajectory_balance; of paths of its own, unwidened: reverse_kl (through the path and the density's gradient),
-    reverse_kl_log_derivative; of destroyed samples: maximum_likelihood. See docs/objectives.md."""
+    reverse_kl_log_derivative; of destroyed samples: maximum_likelihood, and random_level
+    (of data: the same by one random level of each sample). See docs/objectives.md."""
     destruction_objective: str | None = None
-    """Objective of the destruction policy; by default the same. As above without maximum_likelihood, and tlm
-    (likelihood of the generation policy's own paths)."""
+    """Objective of the destruction policy; by default the same, and of data vargrad (among the paths of each sample).
+    As above without maximum_likelihood, and tlm (likelihood of the generation policy's own paths)."""
     subtb_lambda: float = 2.0
     """Weight of a part of a trajectory over one that is a step shorter, in sub_trajectory_balance; 0 is
     detailed_balance, inf trajectory_balance."""
@@ -240,6 +245,7 @@ class TrainConfig:
             "checkpoint_every": 1,
             "evaluation_samples": 2,
             "contexts_per_batch": 1,
+            "paths_per_sample": 1,
             "evaluation_contexts": 1,
             "anchors.contexts": 1,
             "replay.capacity": 1,
@@ -256,7 +262,8 @@ class TrainConfig:
         }
         for name, least in at_least.items():
             value = self._lookup(name)
-            whole_number(name, value, least=least)
+            if value is not None or name != "steps":
+                whole_number(name, value, least=least)
         choices: dict[str, Any] = {
             "dtype": Precision,
             "replay.contents": Contents,
@@ -305,9 +312,9 @@ class TrainConfig:
             )
         if search.kind != "none" and self.replay.share == 0:
             raise InputError(f"local_search.kind: expected 'none' where replay.share is 0, got {search.kind!r}")
-        if search.kind == "ebb_and_flow" and search.steps_back > self.steps:
+        if search.kind == "ebb_and_flow" and search.steps_back > (self.steps or STEPS):
             raise InputError(
-                f"local_search.steps_back: expected at most steps = {self.steps}, got {search.steps_back!r}"
+                f"local_search.steps_back: expected at most steps = {self.steps or STEPS}, got {search.steps_back!r}"
             )
         if not -float("inf") < self.log_reward_floor < 0:
             raise InputError(f"log_reward_floor: expected a finite number < 0, got {self.log_reward_floor!r}")

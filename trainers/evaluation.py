@@ -6,10 +6,12 @@ afterwards what they were. Exact samples depend on the seed alone, so that agent
     elbo, elbo_stderr, eubo, eubo_stderr, eubo_median, sandwich_width   bounds of log Z (nats), see `metrics.sandwich`
     log_z, log_z_stderr, true_log_z                                     importance-weighted, and the truth (nats)
     ess_reverse, ess_forward, khat                                      see `metrics.weights`
-    sinkhorn, sinkhorn_floor         squared state units; the floor is what a second exact sample scores
+    sinkhorn, sinkhorn_floor         squared state units, or tokens; the floor is what a second exact sample scores
     mode_coverage, mode_mass_error   see `metrics.coverage`
     zero_density_share               share of generated samples on which the density is zero
     samples                          how many paths were generated (and destroyed)
+    log_likelihood, log_likelihood_stderr, bits_per_dimension, train_log_likelihood, train_bits_per_dimension
+                                     of data, see `data_likelihood` (nats and bits; held-out samples, and trained on)
     anchor_log_z, anchor_log_z_stderr                                   what the search for anchors estimated (nats)
     energy_calls, gradient_calls, seconds                               cost of the training, as told by the caller
 
@@ -33,10 +35,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from ..agents.agent import Agent
+from ..agents.policies import Policies
 from ..envs.errors import InputError, whole_number
 from ..envs.target import Target
 from .checkpoint import write_atomically
+from .data_batches import checked
+from .data_likelihood import LIKELIHOODS, likelihood_numbers
 from .metrics.contexts import mean_over_contexts
 from .metrics.coverage import mode_coverage, mode_mass_error, mode_shares
 from .metrics.sandwich import sandwich
@@ -75,11 +79,12 @@ _WORST_KHAT = 0.7
 _SMALLEST_ESS = 0.01
 _WIDEST_SANDWICH = 10.0
 _ANCHOR_DIFFERENCE = 1.0  # nats by which two estimates of log Z may differ, beside their errors
+_OVERFITTED = 0.1  # bits per dimension by which held-out samples may take more than those trained on
 _CONTRADICTION = 5.0  # standard errors by which the lower bound may lie above the upper one
 
 
 @contextmanager
-def looking_on(agent: Agent, target: Target | None, seed: int) -> Iterator[None]:
+def looking_on(agent: Policies, target: Target | None, seed: int) -> Iterator[None]:
     """Gradient-free block with its own random numbers, after which nothing has changed.
 
     Restored: torch's generators (CPU, and the agent's device), NumPy's global generator, the target's call counters,
@@ -112,7 +117,7 @@ def looking_on(agent: Agent, target: Target | None, seed: int) -> Iterator[None]
                 target.energy_calls, target.gradient_calls = calls
 
 
-def contexts_of_evaluation(agent: Agent, target: Target, n: int, seed: int = 0) -> Tensor | None:
+def contexts_of_evaluation(agent: Policies, target: Target, n: int, seed: int = 0) -> Tensor | None:
     """`n` contexts `[n, c]` of the target's law, which depend on the seed alone; None of an unconditional target."""
     if not target.is_conditional:
         return None
@@ -121,7 +126,7 @@ def contexts_of_evaluation(agent: Agent, target: Target, n: int, seed: int = 0) 
 
 
 def sample_agent(
-    agent: Agent, target: Target | None = None, n: int = 1_000, chunk: int | None = None
+    agent: Policies, target: Target | None = None, n: int = 1_000, chunk: int | None = None
 ) -> dict[str, Tensor]:
     """Generated samples and, given a density, their log importance weights.
 
@@ -169,13 +174,15 @@ def sample_agent(
     return columns
 
 
-def exact_samples(agent: Agent, target: Target, n: int) -> Tensor:
-    """`n` exact samples of the target, `[n, dim]`, in the agent's dtype and on its device."""
+def exact_samples(agent: Policies, target: Target, n: int) -> Tensor:
+    """`n` exact samples of the target, `[n, dim]`, in the agent's dtype (tokens: int64) and on its device."""
     # In parts of a fixed size, so that the samples depend on the random numbers alone.
-    return torch.cat([target.sample(size).detach().to(agent.log_z) for size in _sizes(n, _PATHS_PER_CHUNK)])
+    parts = [checked(target, target.sample(size).detach()) for size in _sizes(n, _PATHS_PER_CHUNK)]
+    x = torch.cat(parts).to(agent.log_z.device)
+    return x.to(agent.log_z) if x.is_floating_point() else x
 
 
-def log_weights_of_destroyed(agent: Agent, target: Target, x: Tensor, chunk: int | None = None) -> Tensor:
+def log_weights_of_destroyed(agent: Policies, target: Target, x: Tensor, chunk: int | None = None) -> Tensor:
     """Log-weights −D, `[n]` (nats), of paths destroyed from samples `x`, `[n, dim]`, without gradient.
 
     Raises:
@@ -187,7 +194,7 @@ def log_weights_of_destroyed(agent: Agent, target: Target, x: Tensor, chunk: int
 
 
 def evaluate(
-    agent: Agent,
+    agent: Policies,
     target: Target,
     *,
     samples: int = 10_000,
@@ -260,7 +267,11 @@ def evaluate(
         generated = sample_agent(agent, target, samples, chunk)
         x, log_weight = generated["x"], generated.get("log_weight")
         shares = mode_shares(target, x)
+        likelihoods: dict[str, float | None] = dict.fromkeys(LIKELIHOODS)
+        if not target.has_log_prob and target.can_sample:
+            likelihoods = likelihood_numbers(agent, target, samples)
         masses = target.mode_masses
+    between = target.space.embedding
     log_z, log_z_stderr = (None, None) if log_weight is None else importance_log_z(log_weight)
     return {
         **sandwich(log_weight, destroyed),
@@ -270,29 +281,34 @@ def evaluate(
         "ess_reverse": None if log_weight is None else ess_reverse(log_weight),
         "ess_forward": None if destroyed is None else ess_forward(destroyed, target.log_z),
         "khat": None if log_weight is None else pareto_khat(log_weight),
-        "sinkhorn": None if exact is None else sinkhorn_divergence(x, exact, points=_SINKHORN_POINTS),
-        "sinkhorn_floor": None if exact is None else sinkhorn_divergence(second, exact, points=_SINKHORN_POINTS),
+        "sinkhorn": None if exact is None else sinkhorn_divergence(between(x), between(exact), points=_SINKHORN_POINTS),
+        "sinkhorn_floor": None
+        if exact is None
+        else sinkhorn_divergence(between(second), between(exact), points=_SINKHORN_POINTS),
         "mode_coverage": mode_coverage(shares, masses),
         "mode_mass_error": mode_mass_error(shares, masses),
         "zero_density_share": None if log_weight is None else (log_weight == -math.inf).double().mean().item(),
         "samples": samples,
+        **likelihoods,
         "anchor_log_z": anchor_log_z,
         "anchor_log_z_stderr": anchor_log_z_stderr,
         **cost,
     }
 
 
-def live_numbers(agent: Agent, target: Target, samples: int, *, seed: int = 0) -> dict[str, float | None]:
+def live_numbers(agent: Policies, target: Target, samples: int, *, seed: int = 0) -> dict[str, float | None]:
     """`elbo`, `eubo` (nats) and `ess` (reverse) from a few paths in one chunk, cheap enough to watch a training by.
+
+    Of data, which have none of these, `bits_per_dimension` and `train_bits_per_dimension`.
 
     Args:
         agent: who is watched.
-        target: with a log density; without exact samples the EUBO is None.
+        target: without exact samples the EUBO is None.
         samples: number of generated and of destroyed paths, >= 2.
         seed: seed of the paths, >= 0.
 
     Raises:
-        InputError: as `evaluate`, and without a log density.
+        InputError: as `evaluate`.
 
     Example:
         >>> from ebbflow.agents import build_agent
@@ -301,9 +317,12 @@ def live_numbers(agent: Agent, target: Target, samples: int, *, seed: int = 0) -
         >>> list(live_numbers(build_agent(target.space, scale=3.0, steps=2), target, samples=64))
         ['elbo', 'eubo', 'ess']
     """
-    target.require_log_prob("evaluation")
     check_agent(agent, target)
     whole_number("samples", samples, least=2)
+    if not target.has_log_prob:
+        with looking_on(agent, target, seed):
+            found = likelihood_numbers(agent, target, samples)
+        return {name: found[name] for name in ("bits_per_dimension", "train_bits_per_dimension")}
     contexts = contexts_of_evaluation(agent, target, _LIVE_CONTEXTS)
     if contexts is not None:  # the same ones every time, so that their log Z does not make noise
         each = max(2, samples // _LIVE_CONTEXTS)
@@ -328,6 +347,7 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
         ['khat = 0.93 is above 0.7: the importance weights are too heavy-tailed for log_z and its error to be trusted.']
     """
     found = []
+    of_data = evaluation.get("train_log_likelihood") is not None
 
     def number(key: str) -> float:
         value = evaluation.get(key)
@@ -338,7 +358,7 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
             f"elbo is -inf: zero_density_share = {number('zero_density_share'):.2g} of the generated samples lie "
             "where the density is zero."
         )
-    elif evaluation.get("elbo") is None and "elbo" in evaluation:
+    elif evaluation.get("elbo") is None and "elbo" in evaluation and not of_data:
         found.append("elbo is unknown: without a log density there are no bounds, weights or log Z.")
     difference = abs(number("log_z") - number("anchor_log_z"))
     error = math.hypot(number("log_z_stderr"), number("anchor_log_z_stderr"))
@@ -362,7 +382,7 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
             f"ess_forward = {number('ess_forward'):.2g} is below {_SMALLEST_ESS}: generation rarely or never goes "
             "where some of the exact samples are."
         )
-    if evaluation.get("eubo") is None:
+    if evaluation.get("eubo") is None and not of_data:
         found.append("eubo is unknown: without exact samples, no other number can exclude that modes were missed.")
     width = number("sandwich_width")
     if width > _WIDEST_SANDWICH:
@@ -375,6 +395,12 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
         found.append(
             f"sandwich_width = {width:.3g} nats is below zero by more than chance: the exact samples and the log "
             "density do not belong to each other."
+        )
+    learned, known = number("bits_per_dimension"), number("train_bits_per_dimension")
+    if learned - known > _OVERFITTED:
+        found.append(
+            f"bits_per_dimension = {learned:.3g} of held-out samples is {learned - known:.2g} above that of those "
+            "trained on: they were learned by heart."
         )
     if number("mode_coverage") < 1:
         found.append(
@@ -418,14 +444,14 @@ def _sizes(n: int, chunk: int) -> list[int]:
     return [min(chunk, n - done) for done in range(0, n, chunk)]
 
 
-def _chunk(agent: Agent, chunk: int | None) -> int:
+def _chunk(agent: Policies, chunk: int | None) -> int:
     if chunk is None:
-        numbers = (agent.steps + 1) * agent.space.dim
+        numbers = (agent.steps + 1) * agent.space.width
         return max(1, min(_PATHS_PER_CHUNK, _NUMBERS_PER_CHUNK // numbers))
     return whole_number("chunk", chunk, least=1)
 
 
-def check_agent(agent: Agent, target: Target | None) -> None:
+def check_agent(agent: Policies, target: Target | None) -> None:
     """Raise an InputError for an agent with parameters that are not finite, or of another space than the target's."""
     if target is not None and target.space.shape != agent.space.shape:
         raise InputError(f"target {target.name!r} has states in {target.space}, but the agent's are in {agent.space}")

@@ -11,8 +11,10 @@ from ..envs.errors import InputError
 __all__ = ["to_arviz", "write_samples"]
 
 
-def to_arviz(x: Tensor, log_weight: Tensor, evaluation: dict[str, Any] | None = None) -> Any:
+def to_arviz(x: Tensor, log_weight: Tensor | None, evaluation: dict[str, Any] | None = None) -> Any:
     """InferenceData with `posterior.x` `[1, n, dim]`, `sample_stats.log_weight` `[1, n]`, and numbers as attributes.
+
+    Without log weights, as samples of data are, there are no `sample_stats`.
 
     Raises:
         InputError: when ArviZ is not installed.
@@ -26,9 +28,10 @@ def to_arviz(x: Tensor, log_weight: Tensor, evaluation: dict[str, Any] | None = 
         import arviz
     except ImportError as error:
         raise InputError("ArviZ is not installed; it comes with: pip install 'ebbflow[arviz]'") from error
-    data = arviz.from_dict(
-        posterior={"x": x.cpu().numpy()[None]}, sample_stats={"log_weight": log_weight.cpu().numpy()[None]}
-    )
+    groups: dict[str, Any] = {"posterior": {"x": x.cpu().numpy()[None]}}
+    if log_weight is not None:
+        groups["sample_stats"] = {"log_weight": log_weight.cpu().numpy()[None]}
+    data = arviz.from_dict(**groups)
     for name, value in (evaluation or {}).items():
         if value is not None and not isinstance(value, list):
             data.posterior.attrs[name] = value
@@ -38,13 +41,14 @@ def to_arviz(x: Tensor, log_weight: Tensor, evaluation: dict[str, Any] | None = 
 def write_samples(
     path: Path,
     x: Tensor,
-    log_weight: Tensor,
+    log_weight: Tensor | None,
     evaluation: dict[str, Any] | None = None,
     context: Tensor | None = None,
 ) -> None:
     """Write samples `[n, dim]` and log weights `[n]` as .npz (`x`, `log_weight`) or .nc (ArviZ), by the file's ending.
 
-    Contexts `[n, c]`, one for each sample, go into .npz as `context`; a .nc file holds samples of one context.
+    Samples of data have no log weights. Contexts `[n, c]`, one for each sample, go into .npz as `context`; a .nc file
+    holds samples of one context.
 
     Raises:
         InputError: for another ending, for several contexts in a .nc file, or when ArviZ is needed and not installed.
@@ -56,7 +60,9 @@ def write_samples(
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         if path.suffix == ".npz":
-            columns: dict[str, Any] = {"x": x.cpu().numpy(), "log_weight": log_weight.cpu().numpy()}
+            columns: dict[str, Any] = {"x": x.cpu().numpy()}
+            if log_weight is not None:
+                columns["log_weight"] = log_weight.cpu().numpy()
             if context is not None:
                 columns["context"] = context.cpu().numpy()
             numpy.savez_compressed(temporary, **columns)

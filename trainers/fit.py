@@ -53,19 +53,26 @@ class FitResult:
 
     def sample(self, n: int, context: Any = None) -> Tensor:
         """`n` independent samples of the generation policy, `[n, dim]`; of a conditional one at a `context` `[c]`."""
-        return self.weighted_sample(n, context)[0]
+        return self._draw(n, context)["x"]
 
     def weighted_sample(self, n: int, context: Any = None) -> tuple[Tensor, Tensor]:
         """`n` samples `[n, dim]` with their log importance weights `[n]`, for unbiased estimates.
 
         The mean weight at a context `[c]` is an unbiased estimate of Z(c).
+
+        Raises:
+            InputError: of data, whose density is not known.
         """
+        self.trainer.target.require_log_prob("weighted_sample")
+        drawn = self._draw(n, context)
+        return drawn["x"], drawn["log_weight"]
+
+    def _draw(self, n: int, context: Any) -> dict[str, Tensor]:
         agent, target = self.trainer.evaluated_agent, self.trainer.target
         if context is not None:
             row = torch.as_tensor(context, dtype=self.trainer.dtype)
             agent, target = agent.given(row), target.given(row.to(self.trainer.device))
-        drawn = sample_agent(agent, target, n)
-        return drawn["x"], drawn["log_weight"]
+        return sample_agent(agent, target, n)
 
     def to_arviz(self, n: int = 1000, context: Any = None) -> Any:
         """An ArviZ InferenceData of `n` samples (group `posterior`, variable `x`, one chain) with log weights.
@@ -75,8 +82,8 @@ class FitResult:
         """
         from .export import to_arviz
 
-        x, log_weight = self.weighted_sample(n, context)
-        return to_arviz(x, log_weight, self.evaluation)
+        drawn = self._draw(n, context)
+        return to_arviz(drawn["x"], drawn.get("log_weight"), self.evaluation)
 
 
 def fit(

@@ -18,7 +18,7 @@ from ..buffers.local_length import local_length
 from ..envs.errors import InputError
 from ..envs.target import Target
 from .anchor_search import find_anchors
-from .config import TrainConfig
+from .config import STEPS, TrainConfig
 
 __all__ = ["matched_power", "with_matched_grid"]
 
@@ -76,8 +76,8 @@ def with_matched_grid(config: TrainConfig, target: Target, sigma: float, anchors
     """
     if config.agent.time_grid_power is not None or config.agent.time_grid != "shrinking":
         return config
-    power = 1.0
-    if config.steps > 1:
+    power, steps = 1.0, config.steps or STEPS
+    if steps > 1:
         try:
             if anchors is None:
                 search = dataclasses.replace(config.anchors, **SEARCH)
@@ -88,5 +88,5 @@ def with_matched_grid(config: TrainConfig, target: Target, sigma: float, anchors
             raise InputError(
                 f"{error} (to match the time grid; a given agent.time_grid_power needs nothing)"
             ) from error
-        power = matched_power(config.steps, sigma, length)
+        power = matched_power(steps, sigma, length)
     return dataclasses.replace(config, agent=dataclasses.replace(config.agent, time_grid_power=power))

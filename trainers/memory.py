@@ -15,9 +15,11 @@ from tensordict import TensorDict
 from ..agents.agent import Agent
 from ..agents.ebb_and_flow import ebb_and_flow
 from ..agents.origin import Origin
+from ..agents.policies import Policies
 from ..buffers.anchors import Anchors
 from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
 from ..buffers.replay import Replay
+from ..envs.errors import InputError
 from ..envs.target import Target
 from .config import TrainConfig
 from .context_batch import share_of_contexts
@@ -69,7 +71,7 @@ class Memory:
     """
 
     def __init__(
-        self, agent: Agent, target: Target, config: TrainConfig, anchors: Anchors | None, device: torch.device
+        self, agent: Policies, target: Target, config: TrainConfig, anchors: Anchors | None, device: torch.device
     ) -> None:
         self.agent = agent
         self.target = target
@@ -89,6 +91,8 @@ class Memory:
         config = self.config.local_search
         if config.kind == "none":
             return None
+        if not isinstance(self.agent, Agent):
+            raise InputError(f"local_search.kind: expected 'none' for an agent for tokens, got {config.kind!r}")
         if config.kind == "mala":
             return LangevinSearch(self.target, config.moves, config.target_acceptance)
         propose = partial(ebb_and_flow, self.agent, density=self.target, steps_back=config.steps_back)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from tensordict import TensorDict
 
-from ..agents.agent import Agent
 from ..agents.exploration import NOT_WIDENED, Widening
 from ..agents.origin import Origin
+from ..agents.policies import Policies
 from ..envs.target import Target
 from .config import TrainConfig
 from .context_batch import contexts_of_new_rows, share_of_contexts
@@ -34,7 +34,7 @@ class NewPaths:
         torch.Size([8, 6, 2])
     """
 
-    def __init__(self, agent: Agent, target: Target, config: TrainConfig, objective: JointLoss) -> None:
+    def __init__(self, agent: Policies, target: Target, config: TrainConfig, objective: JointLoss) -> None:
         self.agent = agent
         self.target = target
         self.config = config

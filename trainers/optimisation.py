@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..agents.agent import Agent
+from ..agents.policies import Policies
 from .config import OptimiserConfig
 
 __all__ = ["Optimisers"]
@@ -53,18 +53,14 @@ class Optimisers:
     """
 
     def __init__(
-        self, agent: Agent, configs: Mapping[str, OptimiserConfig], iterations: int, *, single: bool = False
+        self, agent: Policies, configs: Mapping[str, OptimiserConfig], iterations: int, *, single: bool = False
     ) -> None:
         self.configs = configs
-        destruction = [*agent.destruction.parameters()]
-        if agent.destruction_backbone is not None:
-            destruction += agent.destruction_backbone.parameters()
-        generation = [*agent.backbone.parameters(), *agent.generation.parameters()]
-        log_z = [agent.log_z, *(() if agent.log_z_network is None else agent.log_z_network.parameters())]
+        parts = agent.parameter_groups()
         if single:
-            generation, destruction = generation + destruction, []
+            parts |= {"generation": parts["generation"] + parts["destruction"], "destruction": []}
         tables = {id(p) for name, p in agent.named_parameters() if name.endswith("table")}
-        tables |= {id(p) for p in log_z[1:]}
+        tables |= {id(p) for p in parts["log_z"][1:]}
 
         def adam(parameters: list[nn.Parameter], config: OptimiserConfig) -> Adam:
             plain = [p for p in parameters if id(p) not in tables]
@@ -74,8 +70,6 @@ class Optimisers:
                 groups.append({"params": table, "lr": config.table_rate})
             return Adam(groups, betas=(config.beta1, config.beta2), foreach=True)
 
-        flow = [] if agent.flow is None else [*agent.flow.parameters()]
-        parts = {"generation": generation, "log_z": log_z, "destruction": destruction, "flow": flow}
         self.optimisers = {name: adam(part, configs[name]) for name, part in parts.items() if part}
         self.schedulers = {
             name: LambdaLR(optimiser, _schedule(configs[name], iterations))

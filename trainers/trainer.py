@@ -9,30 +9,36 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from tensordict import TensorDict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..agents.agent import Agent
 from ..agents.architecture import build_agent
 from ..agents.exploration import Exploration
+from ..agents.policies import Policies
+from ..agents.token_architecture import build_token_agent
 from ..buffers.anchors import Anchors
 from ..buffers.local_search import LocalSearch
 from ..buffers.replay import Replay
 from ..envs.errors import InputError
+from ..envs.spaces import Tokens
 from ..envs.target import Target
 from .anchor_search import find_anchors
 from .callbacks import Callback
 from .config import TrainConfig
+from .data_batches import DataBatches
 from .evaluation import check_agent
 from .matched_grid import with_matched_grid
-from .memory import Memory
+from .memory import Memory, Remembered
 from .new_paths import NewPaths
-from .objectives.catalogue import get_objective
+from .objectives.catalogue import RANDOM_LEVEL, get_objective
 from .objectives.joint_loss import JointLoss
+from .objectives.path_objective import PathObjective
+from .objectives.random_level import RandomLevel
 from .optimisation import Optimisers
+from .suited import suited_config
 from .target_update import TargetUpdate
 
 __all__ = ["Trainer"]
@@ -42,8 +48,8 @@ class Trainer:
     """Trains an agent on a target.
 
     Args:
-        target: needs a log density; moved to the configured device and floating point type.
-        config: all settings; an open `agent.time_grid_power` is chosen here, and then part of `trainer.config`.
+        target: a log density, or samples without one; moved to the configured device and floating point type.
+        config: all settings; what is open (None) is chosen here to suit the target, and then part of `trainer.config`.
         callbacks: called around the loop; see `Callback`.
         agent: an agent of your own instead of `build_agent(config.agent)`, on the target's space and with
             `config.steps` steps; moved as the target is.
@@ -55,6 +61,7 @@ class Trainer:
         averaged: the exponentially averaged agent, which is evaluated and sampled from.
         new_paths: where the new part of a batch comes from.
         memory: where the rest of it comes from.
+        data: where whole batches come from, of a target without a log density; None of one that has it.
         iteration: iterations done.
         seconds: seconds spent in `prepare` and the loop so far, over interruptions.
         skipped: updates left out because a loss or gradient was not finite.
@@ -77,14 +84,15 @@ class Trainer:
         config: TrainConfig,
         callbacks: Sequence[Callback] = (),
         *,
-        agent: Agent | None = None,
+        agent: Policies | None = None,
         anchors: Anchors | None = None,
     ) -> None:
-        target.require_log_prob("training")
+        if not target.has_log_prob:
+            target.require_sample("training without a log density")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.config = config
+        self.config = config = suited_config(config, target, agent)
         self.device = device_of(config)
         self.dtype = getattr(torch, config.dtype)
         self.target = target.to(self.device, self.dtype)
@@ -98,31 +106,32 @@ class Trainer:
             )
         if anchors is not None and (anchors.contexts is not None) != target.is_conditional:
             raise InputError("anchors: expected to have contexts for a conditional target, and only for one")
-        if agent is None:
+        if agent is None and not isinstance(target.space, Tokens):
             self.config = config = with_matched_grid(config, self.target, self._sigma, anchors)
         found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
         self._calls_before = before[0] - found[0], before[1] - found[1]
-        generation = get_objective(config.objective, subtb_lambda=config.subtb_lambda)
-        destruction = generation
-        if config.destruction_objective is not None:
-            name = config.destruction_objective
-            destruction = get_objective(name, "destruction_objective", subtb_lambda=config.subtb_lambda)
-        self.agent = agent or self._build_agent(flow=generation.needs_flow or destruction.needs_flow)
+        generation, destruction = self._objectives()
+        self.agent = agent or self._build_agent(flow=any(one.needs_flow for one in (generation, destruction) if one))
         check_agent(self.agent, target)
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)
         decay = config.average_decay
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
-        self.objective = JointLoss(
-            self.agent,
-            generation,
-            destruction,
-            target_networks=config.target_networks if config.target_rate > 0 else "none",
-            trunk=config.trunk,
-            residual=config.residual,
-            residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
-        )
+        self.objective: JointLoss | RandomLevel
+        if generation is None:
+            target.require_sample("objective random_level")
+            self.objective = RandomLevel(self.agent)
+        else:
+            self.objective = JointLoss(
+                self.agent,
+                generation,
+                destruction,
+                target_networks=config.target_networks if config.target_rate > 0 else "none",
+                trunk=config.trunk,
+                residual=config.residual,
+                residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
+            )
         self.target_update = (
             TargetUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
         )
@@ -134,6 +143,9 @@ class Trainer:
         }
         self.optimisers = Optimisers(self.agent, configs, config.iterations, single=config.single_optimiser)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
+        self.data = None
+        if not target.has_log_prob:
+            self.data = DataBatches(self.agent, self.target, config, self.objective)
         self.new_paths = NewPaths(self.agent, self.target, config, self.objective)
         self.memory = Memory(self.agent, self.target, config, anchors, self.device)
         self.callbacks = list(callbacks)
@@ -142,7 +154,8 @@ class Trainer:
         self.skipped = 0
         self.stop_requested = False
         self._prepared = False
-        self._check_rows()
+        if self.data is None:
+            self._check_rows()
 
     @property
     def _scale(self) -> float:
@@ -154,11 +167,26 @@ class Trainer:
         """Diffusion rate: the configured one, or the scale."""
         return self._scale if self.config.agent.sigma is None else self.config.agent.sigma
 
-    def _build_agent(self, flow: bool) -> Agent:
+    def _objectives(self) -> tuple[PathObjective | None, PathObjective | None]:
+        """Those of generation and destruction; None for generation where it learns from single levels."""
+        config = self.config
+        assert config.objective is not None, "filled in by suited_config"
+        if config.objective == RANDOM_LEVEL:
+            return None, None
+        generation = get_objective(config.objective, subtb_lambda=config.subtb_lambda)
+        if config.destruction_objective is None:
+            return generation, generation
+        name = config.destruction_objective
+        return generation, get_objective(name, "destruction_objective", subtb_lambda=config.subtb_lambda)
+
+    def _build_agent(self, flow: bool) -> Policies:
+        config = self.config
+        assert config.steps is not None, "filled in by suited_config"
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
-            config = self.config
+            if isinstance(self.target.space, Tokens):
+                return build_token_agent(self.target.space, steps=config.steps, config=config.agent)
             return build_agent(
                 self.target.space,
                 scale=self._scale,
@@ -171,9 +199,9 @@ class Trainer:
             torch.set_default_dtype(before)
 
     @property
-    def evaluated_agent(self) -> Agent:
+    def evaluated_agent(self) -> Policies:
         """The agent to judge and to sample from: the averaged one, or the last where nothing is averaged."""
-        return self.agent if self.averaged is None else cast(Agent, self.averaged.module)
+        return self.agent if self.averaged is None else cast(Policies, self.averaged.module)
 
     @property
     def replay(self) -> Replay:
@@ -234,6 +262,9 @@ class Trainer:
         """
         if self._prepared:
             return
+        if self.data is not None:  # nothing to search for, and no log Z
+            self._prepared = True
+            return
         begun = time.perf_counter()
         config = self.config
         if self.anchors is None and config.replay.share > 0 and config.anchors.share > 0:
@@ -257,12 +288,35 @@ class Trainer:
         self.seconds += time.perf_counter() - begun
 
     def step(self) -> TensorDict:
-        """One iteration; returns the losses, and the log-ratios that became priorities.
-
-        The batch mixes new paths with remembered ones: a loss that compares log-ratios within a batch then sees
-        the gap between generated and destroyed paths, which separate batches would hide from it.
-        """
+        """One iteration; returns the losses, and the log-ratios that became priorities."""
         progress = self.iteration / self.config.iterations
+        if self.data is None:
+            mixed = self._mix(progress)
+            batch = mixed.batch
+        else:
+            mixed, batch = None, self.data.draw()
+        if self.config.residual_bound is not None:
+            # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
+            self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
+        losses = self.objective(batch)
+        total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
+        if self.optimisers.step(total):
+            if self.target_update is not None:
+                self.target_update.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.agent)
+        else:
+            self.skipped += 1
+        if mixed is not None:
+            self._remember(mixed, losses["log_ratio"], progress)
+        return losses.detach()
+
+    def _mix(self, progress: float) -> "_Mixed":
+        """A batch of new paths and remembered ones.
+
+        A loss that compares log-ratios within a batch then sees the gap between generated and destroyed paths, which
+        separate batches would hide from it.
+        """
         own, anchored = self.memory.counts()
         count = self.config.batch_size - own - anchored
         widening = self.exploration.widening_at(progress)
@@ -283,26 +337,18 @@ class Trainer:
             inner = batch["state"][:, 1:-1].detach()
             between = self.target(inner, batch.get("context", None)).detach()  # [B, T-1]
             batch["log_density"] = between.clamp_min(self.config.log_reward_floor) * inverse_temperature
-        if self.config.residual_bound is not None:
-            # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
-            self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
-        losses = self.objective(batch)
-        total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
-        if self.optimisers.step(total):
-            if self.target_update is not None:
-                self.target_update.step()
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.agent)
-        else:
-            self.skipped += 1
-        log_ratio = self.memory.comparable(losses["log_ratio"], batch.get("context", None))
-        if drawn.own is not None:
-            self.replay.update(drawn.own["index"], log_ratio[count : count + own])
+        return _Mixed(batch, new, drawn)
+
+    def _remember(self, mixed: "_Mixed", log_ratio: torch.Tensor, progress: float) -> None:
+        """New paths and new priorities go into the memory, whose states are moved now and then."""
+        count = len(mixed.new)
+        log_ratio = self.memory.comparable(log_ratio, mixed.batch.get("context", None))
+        if mixed.drawn.own is not None:
+            self.replay.update(mixed.drawn.own["index"], log_ratio[count : count + len(mixed.drawn.own)])
         if self.config.replay.share > 0:
-            self.memory.remember(new, log_ratio[:count])
+            self.memory.remember(mixed.new, log_ratio[:count])
         if self.local_search is not None and (self.iteration + 1) % self.config.local_search.every == 0:
-            self.memory.search(inverse_temperature)
-        return losses.detach()
+            self.memory.search(self.exploration.inverse_temperature_at(progress))
 
     def _check_rows(self) -> None:
         """Raise an InputError where the settings leave an objective without rows that it may learn from."""
@@ -387,6 +433,14 @@ class Trainer:
             raise InputError(
                 f"checkpoint: does not fit this configuration ({type(error).__name__}: {reason})"
             ) from error
+
+
+class _Mixed(NamedTuple):
+    """A batch of a training on a density, and what it was made of: new paths first, then the agent's own, anchors."""
+
+    batch: TensorDict
+    new: TensorDict
+    drawn: Remembered
 
 
 def device_of(config: TrainConfig) -> torch.device:

@@ -23,6 +23,7 @@ TINY = {
     "target_rate": 0.05,
     "average_decay": 0.99,
     "agent": {
+        "reference": "bridge",
         "time_grid_power": 2.0,  # no search for it
         "compression": 3.0,
         "width": 8,

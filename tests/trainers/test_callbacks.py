@@ -109,7 +109,9 @@ def test_metrics_are_rows_of_numbers(tiny, tmp_path):
     assert [row["iteration"] for row in rows] == [3, 6]
     assert tuple(rows[0]) == MetricsLogger.COLUMNS
     assert path.read_text().splitlines()[0] == ",".join(MetricsLogger.COLUMNS)
-    assert all(math.isfinite(value) for row in rows for name, value in row.items() if name != "search_acceptance")
+    blank = {"search_acceptance", "bits_per_dimension", "train_bits_per_dimension"}
+    assert {name for row in rows for name, value in row.items() if value is None} == blank
+    assert all(math.isfinite(value) for row in rows for name, value in row.items() if name not in blank)
     assert [(row["search_acceptance"], row["search_share"]) for row in rows] == [(None, 0.0)] * 2
     assert 0 < rows[0]["ess"] <= 1 and rows[0]["elbo"] < rows[0]["eubo"]
     assert rows[0]["energy_calls"] < rows[1]["energy_calls"] < trainer.energy_calls
@@ -158,7 +160,7 @@ def test_rows_behind_the_trainer_are_dropped(tiny, tmp_path):
     assert logger.rows[0]["elbo"] == whole[0]["elbo"]
 
 
-LINE = "2,1.5,2.5,0.25,-1.0,-3.0,,0.5,0,120,80,,0.0,0.125"
+LINE = "2,1.5,2.5,0.25,0.0,-1.0,-3.0,,0.5,,,0,120,80,,0.0,0.125"
 
 
 @pytest.mark.parametrize(

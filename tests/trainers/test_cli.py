@@ -20,6 +20,7 @@ from ebbflow.trainers.checkpoint import load_checkpoint
 from ebbflow.trainers.cli import COMMANDS
 from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.objectives import OBJECTIVES
+from ebbflow.trainers.objectives.catalogue import RANDOM_LEVEL
 
 KEYS = {
     *("elbo", "elbo_stderr", "eubo", "eubo_stderr", "eubo_median", "sandwich_width"),
@@ -82,7 +83,7 @@ MISTAKES = {
     "--agent.destruction-mean x": "destruction_mean: expected one of ",
     "--replay.priority x": "priority: expected one of importance_weight, loss, ",
     "--replay.share nan": "replay.share: expected a number between 0 and 1, got nan",
-    "--objective x": f"objective: expected one of {sorted(OBJECTIVES)}, got 'x'",
+    "--objective x": f"objective: expected one of {sorted([*OBJECTIVES, RANDOM_LEVEL])}, got 'x'",
     "--destruction-objective x": f"destruction_objective: expected one of {sorted(OBJECTIVES)}, got 'x'",
     "--exploration.scale 0.5": "exploration.scale: expected a number >= 1, got 0.5",
     "--exploration.drift -1": "exploration.drift: expected a finite number >= 0, got -1.0",

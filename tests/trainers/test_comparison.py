@@ -34,7 +34,7 @@ def make(tmp_path, monkeypatch):
     def run(name, target="gmm25", evaluation=None, **settings):
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        config = TrainConfig.from_dict({"target": target, **settings})
+        config = TrainConfig.from_dict({"target": target, "steps": 5, **settings})
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
         (folder / "evaluation.json").write_text(json.dumps({**EVALUATION, **(evaluation or {})}))
         return folder

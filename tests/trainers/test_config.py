@@ -81,7 +81,7 @@ def test_a_value_of_a_wrong_type_is_refused_by_name(name):
         ({"steps": "5"}, "here: steps: expected int, got '5'"),
         ({"steps": 5.0}, "here: steps: expected int, got 5.0"),
         ({"steps": True}, "here: steps: expected int, got True"),
-        ({"steps": None}, "here: steps: expected int, got None"),
+        ({"batch_size": None}, "here: batch_size: expected int, got None"),
         ({"scale": "1"}, "here: scale: expected float, got '1'"),
         ({"dtype": "float16"}, "here: dtype: expected one of ['float32', 'float64'], got 'float16'"),
         ({"agent": {"tables": 1}}, "here: agent.tables: expected bool, got 1"),

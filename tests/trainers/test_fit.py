@@ -148,8 +148,8 @@ def test_settings_by_name_go_over_a_configuration(quick):
     result = fit(normal, dim=2, config=config, **values, agent={"tables": False})
     used = result.trainer.config
     assert (used.steps, used.seed, used.iterations) == (2, 4, 12)
-    assert used.agent == AgentConfig(width=9, depth=1, tables=False)
-    assert fit(normal, dim=2, **{**quick(), "agent": AgentConfig(width=7)}).trainer.config.agent == AgentConfig(width=7)
+    assert used.agent == AgentConfig(reference="bridge", width=9, depth=1, tables=False)
+    assert fit(normal, dim=2, **{**quick(), "agent": AgentConfig(width=7)}).trainer.config.agent.width == 7
 
 
 @pytest.mark.parametrize(

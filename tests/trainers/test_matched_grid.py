@@ -90,7 +90,7 @@ def test_a_training_with_anchors_or_an_agent_of_its_own_does_not_search():
     trainer.train()
     assert trainer.gradient_calls == 30 and trainer.anchors is anchors
 
-    agent = build_agent(target.space, scale=target.scale, steps=config.steps)
+    agent = build_agent(target.space, scale=target.scale, steps=5)
     given = Trainer(target, config, agent=agent)
     assert given.agent is agent and given.energy_calls == 0
 

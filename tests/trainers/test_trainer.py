@@ -84,7 +84,7 @@ def test_the_seed_decides_everything(tiny):
     assert changed(weights(0), weights(1)) != set()
 
 
-def test_a_target_without_density_cannot_be_trained_on(tiny):
+def test_a_loss_of_log_ratios_needs_a_density(tiny):
     class Data(type(get_target("gmm25")).__base__):
         def __init__(self):
             super().__init__(Continuous(2), name="data")
@@ -92,7 +92,9 @@ def test_a_target_without_density_cannot_be_trained_on(tiny):
         def sample(self, n):
             return torch.zeros(n, 2)
 
-    with pytest.raises(InputError, match="training needs a log density, but target 'data' has none"):
+    with pytest.raises(
+        InputError, match="training generation by VarGrad needs a log density, but target 'data' has none"
+    ):
         make(tiny(), Data())
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy
 from torch import Tensor
 
-from ...agents.agent import Agent
+from ...agents.policies import Policies
 from ...envs.target import Target
 from ..evaluation import exact_samples
 from .style import Array
@@ -38,7 +38,7 @@ class Drawn:
     times: Array
 
 
-def draw_paths(agent: Agent, target: Target) -> Drawn:
+def draw_paths(agent: Policies, target: Target) -> Drawn:
     """Paths of both policies, generated from the start and destroyed from exact samples where there are any."""
     density = target if target.has_log_prob else None
     exact = exact_samples(agent, target, PATHS) if target.can_sample else None
@@ -46,7 +46,7 @@ def draw_paths(agent: Agent, target: Target) -> Drawn:
     for first in range(0, PATHS, _CHUNK):
         generated = agent.generate(_CHUNK, density)
         x = generated["state"][:, -1] if exact is None else exact[first : first + _CHUNK]
-        destroyed = agent.destroy(x, density)
+        destroyed = agent.destroy(x, density, None if density is not None else agent.log_z.new_zeros(len(x)))
         parts["generated"].append(to_array(generated["state"][..., :_COORDINATES]))
         parts["destroyed"].append(to_array(destroyed["state"][..., :_COORDINATES]))
         if density is not None:
@@ -56,7 +56,7 @@ def draw_paths(agent: Agent, target: Target) -> Drawn:
     joined = {name: numpy.concatenate(arrays) if arrays else None for name, arrays in parts.items()}
     return Drawn(
         exact=None if exact is None else to_array(exact[:, :_COORDINATES]),
-        times=numpy.asarray(agent.reference.times),
+        times=numpy.asarray(agent.times),
         **joined,  # type: ignore[arg-type]
     )
 

@@ -4,12 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...agents.agent import Agent
+from matplotlib.figure import Figure
+
+from ...agents.policies import Policies
+from ...envs.spaces import Tokens
 from ...envs.target import Target
 from ..evaluation import check_agent, contexts_of_evaluation, looking_on
 from .drawn import draw_paths
+from .images import image_paths_figure, image_samples_figure
 from .paths import paths_figure
 from .samples import samples_figure
+from .sequences import sequence_paths_figure, sequence_samples_figure
 from .training import training_figure
 from .weights import weights_figure
 
@@ -18,7 +23,7 @@ __all__ = ["write_figures"]
 
 def write_figures(
     folder: Path,
-    agent: Agent,
+    agent: Policies,
     target: Target,
     metrics: Sequence[Mapping[str, Any]] | None = None,
     seed: int = 0,
@@ -30,6 +35,8 @@ def write_figures(
     - `training.png`: bounds, ESS and losses along the training; only if `metrics` hold any number.
     - `weights.png`: log-weights of generated and of destroyed paths; only for a target with a density.
     - `paths.png`: both policies step by step.
+
+    Of images and of tokens the first and the last show whole samples.
 
     Those of a conditional target are drawn at one context of its law.
 
@@ -63,16 +70,30 @@ def write_figures(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with looking_on(agent, target, seed):
-        drawn = draw_paths(agent, target)
-        figures = {
-            "samples": samples_figure(drawn, agent, target),
-            "training": training_figure(metrics or [], None if contexts is not None else target.log_z),
-            "weights": weights_figure(drawn, target),
-            "paths": paths_figure(drawn, target),
-        }
+        figures = _figures(agent, target)
+        figures["training"] = training_figure(metrics or [], None if contexts is not None else target.log_z)
     written = []
-    for name, figure in figures.items():
+    for name in ("samples", "training", "weights", "paths"):
+        figure = figures.get(name)
         if figure is not None:
             written.append(folder / f"{name}.png")
             figure.savefig(written[-1], dpi=130)
     return written
+
+
+def _figures(agent: Policies, target: Target) -> dict[str, Figure | None]:
+    """Those of the paths, by what a state is."""
+    shape = getattr(target, "image_shape", None)
+    if shape is not None:
+        return {
+            "samples": image_samples_figure(agent, target, shape),
+            "paths": image_paths_figure(agent, target, shape),
+        }
+    if isinstance(target.space, Tokens):
+        return {"samples": sequence_samples_figure(agent, target), "paths": sequence_paths_figure(agent, target)}
+    drawn = draw_paths(agent, target)
+    return {
+        "samples": samples_figure(drawn, agent, target),
+        "weights": weights_figure(drawn, target),
+        "paths": paths_figure(drawn, target),
+    }

@@ -6,7 +6,7 @@ import numpy
 import torch
 from matplotlib.figure import Figure
 
-from ...agents.agent import Agent
+from ...agents.policies import Policies
 from ...envs.target import Target
 from .drawn import PATHS, Drawn, to_array
 from .style import DOTS, GENERATION, TRUTH, Array, axis_limits, equal_if_similar, legend_above, outside_remark
@@ -16,7 +16,7 @@ __all__ = ["samples_figure"]
 _GRID = 200  # cells a side of a density
 
 
-def samples_figure(drawn: Drawn, agent: Agent, target: Target) -> Figure:
+def samples_figure(drawn: Drawn, agent: Policies, target: Target) -> Figure:
     """A histogram for 1 coordinate, the plane for 2 with a density, else pairs and marginals."""
     if target.space.dim == 1:
         figure = _line_of_samples(drawn, agent, target)
@@ -28,7 +28,7 @@ def samples_figure(drawn: Drawn, agent: Agent, target: Target) -> Figure:
     return figure
 
 
-def _line_of_samples(drawn: Drawn, agent: Agent, target: Target) -> Figure:
+def _line_of_samples(drawn: Drawn, agent: Policies, target: Target) -> Figure:
     x = drawn.generated[:, -1, 0]
     low, high = axis_limits(x if drawn.exact is None else drawn.exact[:, 0], x, tail=0.001)
     figure = Figure(figsize=(7.0, 4.0), layout="constrained")
@@ -52,7 +52,7 @@ def _line_of_samples(drawn: Drawn, agent: Agent, target: Target) -> Figure:
     return figure
 
 
-def _plane_of_samples(drawn: Drawn, agent: Agent, target: Target) -> Figure:
+def _plane_of_samples(drawn: Drawn, agent: Policies, target: Target) -> Figure:
     x = drawn.generated[:, -1]
     known = x if drawn.exact is None else drawn.exact
     limits = [axis_limits(known[:, i], x[:, i], tail=0.001) for i in range(2)]
@@ -123,7 +123,7 @@ def _pairs_of_samples(drawn: Drawn) -> Figure:
     return figure
 
 
-def _log_density(target: Target, agent: Agent, grid: Array) -> Array:
+def _log_density(target: Target, agent: Policies, grid: Array) -> Array:
     """Unnormalised log density of the rows of `grid`, `[n, dim] -> [n]`; −inf where it is not finite.
 
     Unchecked: a density may well be undefined in the corners of a picture that no sample has come to.

@@ -17,18 +17,28 @@ _LOSSES = {  # the second is dashed, since both are often the same number
     "loss_destruction": ("destruction", DESTRUCTION, "--"),
 }
 
+_BITS = {
+    "bits_per_dimension": ("held-out samples", TRUTH, "-"),
+    "train_bits_per_dimension": ("samples trained on", GENERATION, "--"),
+}
+
 
 def training_figure(metrics: Sequence[Mapping[str, Any]], true_log_z: float | None) -> Figure | None:
-    """A panel each for bounds, ESS and losses, of those that `metrics` hold; None if there is none."""
-    curves = {name: _curve(metrics, name) for name in ("elbo", "eubo", "log_z", "ess", *_LOSSES)}
+    """A panel each for bounds, ESS, likelihoods of data and losses, of those that `metrics` hold; None for none."""
+    curves = {name: _curve(metrics, name) for name in ("elbo", "eubo", "log_z", "ess", *_BITS, *_LOSSES)}
     curves = {name: curve for name, curve in curves.items() if len(curve[0])}
     bounds = [name for name in ("elbo", "eubo", "log_z") if name in curves]
+    bits = [name for name in _BITS if name in curves]
     losses = [name for name in _LOSSES if name in curves]
+    if bits:  # of data there is no log Z that the learned one could be told from
+        bounds = []
     panels: list[Callable[[Axes], None]] = []
     if bounds:
         panels.append(lambda axes: _draw_bounds(axes, {name: curves[name] for name in bounds}, true_log_z))
     if "ess" in curves:
         panels.append(lambda axes: _draw_ess(axes, *curves["ess"]))
+    if bits:
+        panels.append(lambda axes: _draw_bits(axes, {name: curves[name] for name in bits}))
     if losses:
         panels.append(lambda axes: _draw_losses(axes, {name: curves[name] for name in losses}))
     if not panels:
@@ -85,6 +95,14 @@ def _draw_bounds(axes: Axes, curves: dict[str, tuple[Array, Array]], true_log_z:
 def _draw_ess(axes: Axes, iterations: Array, values: Array) -> None:
     axes.plot(iterations, values, color=GENERATION, marker=_marker(values), ms=3)
     axes.set(ylabel="ESS (share of\ngenerated paths)", ylim=(-0.03, 1.03))
+
+
+def _draw_bits(axes: Axes, curves: dict[str, tuple[Array, Array]]) -> None:
+    for name, (iterations, values) in curves.items():
+        label, colour, line = _BITS[name]
+        axes.plot(iterations, values, line, color=colour, label=label, marker=_marker(values), ms=3)
+    axes.set_ylabel("bits per dimension")
+    legend_above(axes, columns=2)
 
 
 def _draw_losses(axes: Axes, curves: dict[str, tuple[Array, Array]]) -> None:

@@ -14,7 +14,10 @@ from .trajectory_balance import TrajectoryBalance
 from .trajectory_likelihood import TrajectoryLikelihood
 from .vargrad import VarGrad
 
-__all__ = ["OBJECTIVES", "get_objective"]
+__all__ = ["OBJECTIVES", "RANDOM_LEVEL", "get_objective"]
+
+RANDOM_LEVEL = "random_level"
+"""The objective that learns from single levels, and not from paths: `RandomLevel` takes the place of `JointLoss`."""
 
 OBJECTIVES: dict[str, type[PathObjective]] = {
     "trajectory_balance": TrajectoryBalance,
@@ -44,6 +47,7 @@ def get_objective(name: str, field: str = "objective", **options: Any) -> PathOb
         SubTrajectoryBalance(subtb_lambda=0.9)
     """
     if name not in OBJECTIVES:
-        raise InputError(f"{field}: expected one of {sorted(OBJECTIVES)}, got {name!r}")
+        known = sorted([*OBJECTIVES, *([RANDOM_LEVEL] if field == "objective" else [])])
+        raise InputError(f"{field}: expected one of {known}, got {name!r}")
     kind = OBJECTIVES[name]
     return kind(**{option.name: options[option.name] for option in fields(kind) if option.name in options})

@@ -20,7 +20,7 @@ from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from ...agents.agent import Agent, PathLogProbs
+from ...agents.policies import PathLogProbs, Policies
 from ...envs.errors import InputError
 from .context_centre import context_groups
 from .path_objective import PathObjective, PathTerms
@@ -55,6 +55,8 @@ class JointLoss(LossModule):
     In keys: a trajectory (`state`, `log_reward`, `score` where the agent reads it, `log_density` where its flow does),
     `origin` where an objective may not learn from every row, and optionally `weight` `[B]`, the importance correction
     of replay. A conditional agent reads `context` `[B, c]`; rows with equal ones are a group, and log Z is log Z(c).
+    Paths of data may hold `sample` `[B]`, whole numbers: rows with the same one were destroyed from the same sample,
+    and are a group.
 
     Out keys: `loss_generation`, `loss_destruction`, `loss_log_z`, `loss_flow`, all scalars (zero where there is nothing
     to learn, or no row to learn from), and `log_ratio`, the detached online D `[B]` from which new priorities are made.
@@ -75,7 +77,7 @@ class JointLoss(LossModule):
         torch.Size([16])
     """
 
-    agent: Agent
+    agent: Policies
     agent_params: TensorDictParams
     target_agent_params: TensorDictParams
 
@@ -84,7 +86,7 @@ class JointLoss(LossModule):
 
     def __init__(
         self,
-        agent: Agent,
+        agent: Policies,
         generation: PathObjective,
         destruction: PathObjective | None = None,
         *,
@@ -137,7 +139,7 @@ class JointLoss(LossModule):
                 lagging = self.agent.path_log_probs(paths, features, coordinates=u)
             seen |= {policy: lagging for policy in seen if self._lags(policy)}
 
-        group = None if self.agent.context_space is None else context_groups(paths)
+        group = context_groups(paths) if (sample := paths.get("sample", None)) is None else sample
         everything = PathTerms(
             *fixed, paths["log_reward"], log_z.detach(), self._residual(), paths.get("weight", None), log_flow, group
         )
@@ -208,7 +210,7 @@ def _allowed(objective: PathObjective, paths: TensorDictBase) -> Tensor | None:
     return objective.allowed(origin).nonzero().squeeze(-1)
 
 
-def _check_objective(objective: PathObjective, policy: str, agent: Agent) -> None:
+def _check_objective(objective: PathObjective, policy: str, agent: Policies) -> None:
     field = "objective" if policy == "generation" else "destruction_objective"
     if not isinstance(objective, PathObjective):
         raise InputError(f"{field}: expected an objective, got {objective!r}")

@@ -35,8 +35,9 @@ class PathTerms:
         log_z: log Z, detached, broadcastable to `[B]`.
         residual: how residuals are counted.
         weight: importance correction of each row, `[B]`, or None for equal weights.
-        group: of a conditional agent, which rows share a context, `[B]` (`context_groups`); what is compared between
-            rows is compared within a group, for log Z differs from one to the next.
+        group: which rows share a context, `[B]` (`context_groups`), or of data which were destroyed from the same
+            sample; what is compared between rows is compared within a group, for log Z, or the unknown log density of
+            the sample, differs from one to the next.
         log_flow: log F of x_1 … x_{T−1}, `[B, T-1]`, where the objective needs it; detached while a policy is trained.
     """
 
@@ -85,6 +86,8 @@ class PathObjective(ABC):
     Class attributes:
         rows: which rows it may learn from.
         trains: which policies it can train.
+        trains_on_data: which policies it can train where samples are all there is: log R is not known then, and the
+            log-ratios of one sample's paths are all that can be compared (`PathTerms.group`).
         needs_flow: whether it needs the agent's state flow.
         follows_paths: whether the generation gradient runs through the path and the log reward (reparametrisation), so
             that on-policy rows must be generated differentiably.
@@ -104,6 +107,7 @@ class PathObjective(ABC):
 
     rows: ClassVar[Rows] = "any"
     trains: ClassVar[tuple[str, ...]] = ("generation", "destruction")
+    trains_on_data: ClassVar[tuple[str, ...]] = ()
     needs_flow: ClassVar[bool] = False
     follows_paths: ClassVar[bool] = False
 

@@ -13,15 +13,77 @@ Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
+from torchrl.objectives import LossModule
 
+from ...agents.policies import Policies
 from ...agents.token_agent import TokenAgent
 from ...envs.channels.finite import probabilities
 from ...envs.errors import InputError
+from .path_objective import PathObjective
 
-__all__ = ["destroyed_pair", "draw_steps", "random_level_loss"]
+__all__ = ["RandomLevel", "destroyed_pair", "draw_steps", "random_level_loss", "random_level_losses"]
+
+
+class RandomLevel(LossModule):
+    """Negative likelihood bound of samples, by one random level of each (module docstring).
+
+    It takes the place of `JointLoss` where destruction has nothing to learn, and has its out keys.
+
+    Args:
+        agent: an agent that learns from levels.
+
+    In keys: `state` `[B, T'+1, length]`, of which the last is the sample; the others are not read.
+
+    Out keys: `loss_generation`; `loss_destruction`, `loss_log_z` and `loss_flow`, which are zero; and `log_ratio`
+    `[B]`, of which the mean is `loss_generation`.
+
+    Raises:
+        InputError: for an agent that learns from whole paths only.
+
+    Example:
+        >>> from ebbflow.agents import AgentConfig, build_token_agent
+        >>> from ebbflow.envs import Tokens
+        >>> agent = build_token_agent(Tokens(length=3, vocabulary=2), config=AgentConfig(width=8))
+        >>> losses = RandomLevel(agent)(TensorDict({"state": torch.tensor([[[0, 1, 1]]])}, batch_size=[1]))
+        >>> round(losses["loss_generation"].item(), 4)  # untrained: 3 log 2
+        2.0794
+    """
+
+    agent: TokenAgent
+    agent_params: TensorDictParams
+    target_agent_params: TensorDictParams
+
+    in_keys: ClassVar[list[str]] = ["state"]
+    out_keys: ClassVar[list[str]] = ["loss_generation", "loss_destruction", "loss_log_z", "loss_flow", "log_ratio"]
+
+    # What `JointLoss` tells the trainer of its objectives.
+    objectives: ClassVar[dict[str, PathObjective]] = {}
+    use_targets: ClassVar[bool] = False
+    needs_log_density: ClassVar[bool] = False
+    follows_paths: ClassVar[bool] = False
+    on_policy_share: ClassVar[float] = 0.0
+
+    def __init__(self, agent: Policies) -> None:
+        super().__init__()
+        if not agent.trains_levels:
+            raise InputError(
+                "objective: random_level needs an agent that guesses the sample, as one for tokens does; expected "
+                "maximum_likelihood"
+            )
+        self.convert_to_functional(agent, "agent", create_target_params=False)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDict:
+        """Loss of a batch of samples (class docstring)."""
+        with self.agent_params.to_module(self.agent):
+            loss = random_level_losses(self.agent, tensordict["state"][:, -1])
+        zero = torch.zeros_like(loss[:1].sum())
+        losses = {name: zero for name in self.out_keys[1:-1]}
+        return TensorDict({"loss_generation": loss.mean(), **losses, "log_ratio": loss.detach()}, batch_size=[])
 
 
 def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
@@ -47,9 +109,22 @@ def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float
         2.0794
     """
     agent.space.check("x", x)
+    return random_level_losses(agent, x, level_law=level_law).mean()
+
+
+def random_level_losses(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
+    """The loss of each sample, `[n]`, of which `random_level_loss` is the mean; samples are not checked.
+
+    Example:
+        >>> from ebbflow.agents import AgentConfig, build_token_agent
+        >>> from ebbflow.envs import Tokens
+        >>> agent = build_token_agent(Tokens(length=1, vocabulary=2), config=AgentConfig(width=8))
+        >>> random_level_losses(agent, torch.tensor([[0], [1]]))  # untrained: log 2
+        tensor([0.6931, 0.6931], grad_fn=<NegBackward0>)
+    """
     k, weight = draw_steps(x.shape[:-1], agent.steps, level_law, x.device)
     state, following = destroyed_pair(agent, x, k)
-    return -(weight * agent.mean_step_log_prob(x, following, state, k)).mean()
+    return -(weight * agent.mean_step_log_prob(x, following, state, k))
 
 
 @torch.no_grad()

@@ -5,9 +5,16 @@ the rows of a batch with the same context, of which there must be several (the t
 exact from the first iteration on; a learned log Z(c) in its place would be trajectory balance, and would train the
 policies on its own errors. The mean over r rows takes up one of them, so a context counts 1 − 1/r.
 
+On data, where the log density of a sample is not known, the variance is that among the paths destroyed from the same
+sample, and destruction learns by it: its gradient is that of KL(p←(τ | x) ‖ p→(τ | x)), so that destruction becomes the
+law of how generation came by the sample, and the likelihood bound of generation grows tight. Generation would learn
+nothing of the data by it.
+
 Off-policy safe. Equals trajectory balance at the optimal log Z of the batch. log Z itself then only tracks −E[D].
 Source: arXiv 2010.10436 (VarGrad), arXiv 2005.05409 (log-variance); arXiv 2506.01541 (for both policies).
 """
+
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -32,6 +39,8 @@ class VarGrad(PathObjective):
         >>> VarGrad().loss_of_paths(PathTerms(zeros, log_ratio, 0 * log_ratio, zeros, zeros, Residual(), group=group))
         tensor(1.)
     """
+
+    trains_on_data: ClassVar[tuple[str, ...]] = ("destruction",)
 
     def loss_of_paths(self, terms: PathTerms) -> Tensor:
         """Var(D), the mean square around the batch mean; with a bounded residual, that around its own centre."""

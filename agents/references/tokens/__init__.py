@@ -16,6 +16,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "catalogue": ["TOKEN_REFERENCES", "get_token_reference"],
         "mask_in_order": ["MaskInOrder", "mask_last"],
         "mask_one_random": ["MaskOneRandom"],
         "masking": ["Masking"],
