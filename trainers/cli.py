@@ -312,7 +312,8 @@ class Targets(_Command):
             table.add_row(name, description)
         console = Console()
         console.print(table)
-        console.print(f"\nWith d coordinates, or n modes: {', '.join(list_families())}.", highlight=False)
+        families = ", ".join(list_families())
+        console.print(f"\nd coordinates, n modes or samples to learn from, l tokens: {families}.", highlight=False)
         console.print("Of your own: package.module:attribute.", highlight=False)
         return 0
 
