@@ -1,4 +1,4 @@
-"""Finding a target by what a person writes: a built-in name, an installed plugin, or `package.module:attribute`.
+"""Finding a target by what a person writes: a built-in name, a plugin, a file of data, or `package.module:attribute`.
 
 Importing this module does not import torch, so that names can be listed and completed at once.
 """
@@ -84,6 +84,7 @@ _NUMBERED = {
     "digits-binary-": ("data.digits:digits_binary", "unique"),
     "python-docs-": ("data.python_docs:python_docs", "length"),
 }
+_DATA_FILES = (".npy", ".csv", ".txt")
 _PLACEHOLDERS = {"dim": "<d>", "modes": "<n>", "unique": "<n>", "length": "<l>"}
 
 
@@ -92,14 +93,16 @@ def get_target(
 ) -> "Target":
     """The target that `spec` names, or is.
 
-    Tried in this order: built-in names; plugins, entry points of the group `ebbflow.targets`; and
-    `package.module:attribute`, with the current folder importable as under `python -m`. A plugin or attribute may be a
-    `Target`, a `Target` subclass or a factory with no required argument but `dim`, or a function of states: the log
-    density, which needs `dim`. Each of these may also be given itself, in place of a name.
+    Tried in this order: built-in names; plugins, entry points of the group `ebbflow.targets`; data, a `.npy`, `.csv` or
+    `.txt` file or a folder of images (see `load_data`); and `package.module:attribute`, with the current folder
+    importable as under `python -m`. A plugin or attribute may be a `Target`, a `Target` subclass or a factory with no
+    required argument but `dim`, or a function of states: the log density, which needs `dim`. Each of these may also be
+    given itself, in place of a name.
 
     Args:
-        spec: name, plugin, `package.module:attribute`, target or function.
-        dim: number of coordinates, >= 1, for what leaves it open; may repeat what is fixed, not contradict it.
+        spec: name, plugin, path, `package.module:attribute`, target or function.
+        dim: number of coordinates, or of tokens in a window of text, >= 1, for what leaves it open; may repeat what is
+            fixed, not contradict it.
         scale: typical length of the density, > 0, in place of the target's own; set on the target itself.
 
     Raises:
@@ -181,6 +184,10 @@ def _resolve(spec: str, dim: int | None) -> "Target":
         except (Exception, SystemExit) as error:
             raise InputError(f"{label}: cannot be loaded: {_first_line(error)}") from error
         return _as_target(value, label, dim)
+    if os.path.splitext(name)[1].lower() in _DATA_FILES or (name and os.path.isdir(name)):
+        from .data.load import load_data
+
+        return load_data(name, length=dim if name.lower().endswith(".txt") else None)
     if ":" in name:
         return _as_target(import_attribute(name, "target"), f"target {name!r}", dim)
     known = list(list_targets())
@@ -188,7 +195,7 @@ def _resolve(spec: str, dim: int | None) -> "Target":
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
     raise InputError(
         f"target: unknown name {name!r}{hint} Known: {', '.join([*known, *list_families()])}, "
-        "or package.module:attribute"
+        "package.module:attribute, or data in a .npy, .csv or .txt file or a folder of images"
     )
 
 

@@ -1,7 +1,7 @@
 """English text that comes with every Python: the language reference that `help()` shows, topic by topic.
 
 CPython ships it as a module, `pydoc_data.topics`, under the PSF licence (docs.python.org/3/license.html). Its words
-change a little from one version of Python to the next: 465,126 characters of 103 kinds in Python 3.11.
+change a little from one version of Python to the next: 465,126 characters of 103 kinds in Python 3.11.7.
 """
 
 from ..errors import InputError
