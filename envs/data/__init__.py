@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "checkerboard": ["checkerboard"],
         "dataset": ["Dataset"],
         "digits": ["digits", "digits_binary", "digits_dequantised", "digits_tokens"],
+        "labelled": ["LabelledDataset"],
         "load": ["load_data"],
         "python_docs": ["python_docs"],
         "text": ["TextDataset"],

@@ -109,12 +109,20 @@ class Dataset(Target):
         """
         index = first_of_shuffle(len(self.train_rows), unique, seed).to(self.train_rows.device)
         limited = copy.deepcopy(self)
-        limited.train_rows = self.train_rows[index]
+        limited._keep(index)
         return limited
 
     def sample(self, n: int) -> Tensor:
         """`n` rows to learn from, uniformly and with replacement, `[n, *space.shape]`."""
-        rows = self.train_rows[torch.randint(len(self.train_rows), (n,), device=self.train_rows.device)]
+        drawn = torch.randint(len(self.train_rows), (n,), device=self.train_rows.device)
+        return self._within_levels(self.train_rows[drawn])
+
+    def _keep(self, index: Tensor) -> None:
+        """Keep only these rows to learn from."""
+        self.train_rows = self.train_rows[index]
+
+    def _within_levels(self, rows: Tensor) -> Tensor:
+        """The rows, or with levels points in the level above each edge."""
         return rows if self.level_width is None else rows + self.level_width * torch.rand_like(rows)
 
 

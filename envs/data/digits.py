@@ -5,12 +5,15 @@ E. Alpaydin and C. Kaynak, UCI Machine Learning Repository 1998, https://doi.org
 is that of seed 0: 1,438 images to learn from, 359 held out, the same ones in every form.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..errors import InputError
 from ..spaces import Tokens
 from .dataset import Dataset
+from .labelled import LabelledDataset
 
 __all__ = ["digits", "digits_binary", "digits_dequantised", "digits_tokens"]
 
@@ -18,7 +21,7 @@ IMAGE = (8, 8)
 LEVELS = 17
 
 
-def digits(unique: int | None = None, seed: int = 0) -> Dataset:
+def digits(unique: int | None = None, seed: int = 0, *, labelled: bool = False) -> Dataset:
     """Digits as points of [−1, 1]^64: level v of 0..16 is v / 8 − 1.
 
     The values are 17 numbers and have no density; `digits_dequantised` has.
@@ -26,6 +29,7 @@ def digits(unique: int | None = None, seed: int = 0) -> Dataset:
     Args:
         unique: number of samples to learn from, by default all 1,438 (see `Dataset.limited`).
         seed: which samples these are.
+        labelled: whether the target is conditional on the class, 0..9, as a one-hot vector (see `LabelledDataset`).
 
     Raises:
         InputError: without scikit-learn, or if `unique` is out of range.
@@ -34,12 +38,16 @@ def digits(unique: int | None = None, seed: int = 0) -> Dataset:
         >>> target = digits()
         >>> target.space, target.held_out.shape, round(target.scale, 2)
         (Continuous(dim=64), torch.Size([359, 64]), 0.54)
+        >>> threes = digits(labelled=True).given(torch.eye(10)[3])
+        >>> threes.sample(5).shape
+        torch.Size([5, 64])
     """
-    levels = _levels("digits").to(torch.get_default_dtype())
-    return _named("digits", Dataset.split(levels / 8.0 - 1.0, name="digits", image_shape=IMAGE), unique, seed)
+    levels, labels = _images("digits")
+    rows = levels.to(torch.get_default_dtype()) / 8.0 - 1.0
+    return _data("digits", rows, labels if labelled else None, unique, seed)
 
 
-def digits_dequantised(unique: int | None = None, seed: int = 0) -> Dataset:
+def digits_dequantised(unique: int | None = None, seed: int = 0, *, labelled: bool = False) -> Dataset:
     """Digits as points of [−1, 1)^64 with a density: level v is uniform in its seventeenth, 2 (v + u) / 17 − 1.
 
     Bits per pixel of the levels are at most −log₂ p(x) / 64 + log₂(17 / 2) (see `Dataset`, `level_width`).
@@ -51,13 +59,13 @@ def digits_dequantised(unique: int | None = None, seed: int = 0) -> Dataset:
         >>> len(target.train_rows), target.level_width == 2 / 17, len(target.sample(1000).unique(dim=0))
         (50, True, 1000)
     """
-    name = "digits-dequantised"
-    edges = _levels(name).to(torch.get_default_dtype()) * (2.0 / LEVELS) - 1.0
-    data = Dataset.split(edges, name=name, image_shape=IMAGE, level_width=2.0 / LEVELS)
-    return _named(name, data, unique, seed)
+    levels, labels = _images("digits-dequantised")
+    width = 2.0 / LEVELS
+    edges = levels.to(torch.get_default_dtype()) * width - 1.0
+    return _data("digits-dequantised", edges, labels if labelled else None, unique, seed, level_width=width)
 
 
-def digits_tokens(unique: int | None = None, seed: int = 0) -> Dataset:
+def digits_tokens(unique: int | None = None, seed: int = 0, *, labelled: bool = False) -> Dataset:
     """Digits as sequences of 64 tokens, a pixel's level 0..16 each, line by line.
 
     Arguments and errors are those of `digits`.
@@ -66,12 +74,11 @@ def digits_tokens(unique: int | None = None, seed: int = 0) -> Dataset:
         >>> digits_tokens().space
         Tokens(length=64, vocabulary=17)
     """
-    name = "digits-tokens"
-    data = Dataset.split(_levels(name), space=Tokens(64, LEVELS), name=name, image_shape=IMAGE)
-    return _named(name, data, unique, seed)
+    levels, labels = _images("digits-tokens")
+    return _data("digits-tokens", levels, labels if labelled else None, unique, seed, space=Tokens(64, LEVELS))
 
 
-def digits_binary(unique: int | None = None, seed: int = 0) -> Dataset:
+def digits_binary(unique: int | None = None, seed: int = 0, *, labelled: bool = False) -> Dataset:
     """Digits as sequences of 64 tokens, 1 for a pixel of level 8 or more and 0 otherwise, line by line.
 
     Arguments and errors are those of `digits`.
@@ -87,26 +94,25 @@ def digits_binary(unique: int | None = None, seed: int = 0) -> Dataset:
                 [0, 0, 1, 1, 1, 1, 0, 0],
                 [0, 0, 0, 1, 1, 0, 0, 0]])
     """
-    name = "digits-binary"
-    tokens = (_levels(name) >= 8).to(torch.int64)
-    return _named(name, Dataset.split(tokens, space=Tokens(64, 2), name=name, image_shape=IMAGE), unique, seed)
+    levels, labels = _images("digits-binary")
+    tokens = (levels >= 8).to(torch.int64)
+    return _data("digits-binary", tokens, labels if labelled else None, unique, seed, space=Tokens(64, 2))
 
 
-def _levels(name: str) -> Tensor:
-    """Grey levels 0..16 of all images, int64 `[1797, 64]`."""
+def _images(name: str) -> tuple[Tensor, Tensor]:
+    """Grey levels 0..16 of all images, int64 `[1797, 64]`, and their classes, int64 `[1797]`."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise InputError(
             f"target {name!r}: scikit-learn is not installed; it comes with: pip install 'ebbflow[sklearn]'"
         ) from error
-    return torch.as_tensor(load_digits().data).to(torch.int64)
+    levels, labels = load_digits(return_X_y=True)
+    return torch.as_tensor(levels).to(torch.int64), torch.as_tensor(labels).to(torch.int64)
 
 
-def _named(name: str, data: Dataset, unique: int | None, seed: int) -> Dataset:
-    """The data, limited to so many samples if that is asked for, which the name then tells."""
-    if unique is None:
-        return data
-    data = data.limited(unique, seed)
-    data.name = f"{name}-{unique}"
-    return data
+def _data(name: str, rows: Tensor, labels: Tensor | None, unique: int | None, seed: int, **settings: Any) -> Dataset:
+    """The data set of all rows; limited to so many samples if that is asked for, which its name then tells."""
+    settings |= {"image_shape": IMAGE, "name": name if unique is None else f"{name}-{unique}"}
+    data = Dataset.split(rows, **settings) if labels is None else LabelledDataset.split(rows, labels=labels, **settings)
+    return data if unique is None else data.limited(unique, seed)
