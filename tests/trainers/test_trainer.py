@@ -92,7 +92,7 @@ def test_a_target_without_density_cannot_be_trained_on(tiny):
         def sample(self, n):
             return torch.zeros(n, 2)
 
-    with pytest.raises(InputError, match="training needs a log density, but target 'data' has none"):
+    with pytest.raises(InputError, match="training needs a log density, but target 'data' has samples but no"):
         make(tiny(), Data())
 
 
