@@ -1,4 +1,4 @@
-"""What is sampled: targets (densities), state spaces, the TorchRL environments and their gymnasium registration.
+"""What is sampled: targets (densities, data), state spaces, the TorchRL environments and their gymnasium registration.
 
 Nothing here knows of policies, buffers or training. Importing this package registers the gymnasium ids
 `ebbflow/<target>-v0`, and leaves torch alone until something that needs it is asked for.
@@ -11,6 +11,7 @@ from .registration import register_environments
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "data": ["Dataset", "TextDataset", "load_data"],
         "errors": ["InputError"],
         "given": ["GivenTarget"],
         "module_files": ["load_module"],

@@ -1,4 +1,7 @@
-"""The gymnasium ids of the built-in targets, `ebbflow/<name>-v0`; torch is imported only when one of them is made."""
+"""The gymnasium ids of the built-in densities, `ebbflow/<name>-v0`; torch is imported only when one of them is made.
+
+Data have no id: they have no density, and so there is no reward at the end of a walk.
+"""
 
 from gymnasium.envs.registration import register, registry
 
@@ -8,7 +11,7 @@ __all__ = ["register_environments"]
 
 
 def register_environments() -> None:
-    """Register `ebbflow/<name>-v0` for every built-in target, once; importing `ebbflow.envs` does this.
+    """Register `ebbflow/<name>-v0` for every built-in density, once; importing `ebbflow.envs` does this.
 
     Example:
         >>> import gymnasium

@@ -1,4 +1,4 @@
-"""Finding a target by what a person writes: a built-in name, an installed plugin, or `package.module:attribute`.
+"""Finding a target by what a person writes: a built-in name, a plugin, a file of data, or `package.module:attribute`.
 
 Importing this module does not import torch, so that names can be listed and completed at once.
 """
@@ -19,7 +19,7 @@ from .errors import InputError, whole_number
 if TYPE_CHECKING:
     from .target import Target
 
-__all__ = ["BUILT_IN", "get_target", "import_attribute", "list_families", "list_targets"]
+__all__ = ["BUILT_IN", "DATA", "get_target", "import_attribute", "list_families", "list_targets"]
 
 PLUGIN_GROUP = "ebbflow.targets"
 
@@ -41,27 +41,51 @@ BUILT_IN: dict[str, str] = {
     "conditional-gmm": "4 Gaussians in 2 dimensions that move with a context",
 }
 
-# Names that are one target, and names that a number follows: where the target is made (a module of `targets`, and a
-# callable in it), and which of its arguments the number is. What ends in a hyphen may stand without it, with `dim`.
+DATA: dict[str, str] = {
+    "digits": "data: 8 x 8 grey images of digits as points of [-1, 1]^64",
+    "digits-dequantised": "data: the same with noise within each of the 17 levels of grey",
+    "digits-tokens": "data: the same as 64 tokens of 17 levels",
+    "digits-binary": "data: the same as 64 tokens, dark or not",
+    "two-moons": "data: 10,000 points on two half circles in 2 dimensions",
+    "checkerboard": "data: 10,000 points on the dark squares of a board in 2 dimensions",
+    "python-docs": "data: Python's language reference in windows of 32 characters",
+}
+
+# Names that are one target, and names that a number follows: where the target is made (a module below this package,
+# and a callable in it), and which of its arguments the number is. What ends in a hyphen may stand without it, with a
+# `dim` that is this number.
 _SINGLE = {
-    "gmm25": "mixtures:gmm25",
-    "gmm25-narrow": "mixtures:gmm25_narrow",
-    "gmm40": "mixtures:gmm40",
-    "conditional-gmm": "conditional_mixture:ConditionalMixture",
+    "gmm25": "targets.mixtures:gmm25",
+    "gmm25-narrow": "targets.mixtures:gmm25_narrow",
+    "gmm40": "targets.mixtures:gmm40",
+    "conditional-gmm": "targets.conditional_mixture:ConditionalMixture",
+    "digits": "data.digits:digits",
+    "digits-dequantised": "data.digits:digits_dequantised",
+    "digits-tokens": "data.digits:digits_tokens",
+    "digits-binary": "data.digits:digits_binary",
+    "two-moons": "data.two_moons:two_moons",
+    "checkerboard": "data.checkerboard:checkerboard",
 }
 _NUMBERED = {
-    "funnel-": ("funnel:Funnel", "dim"),
-    "manywell-": ("many_well:ManyWell", "dim"),
-    "manywell-narrow-": ("many_well:narrow_many_well", "dim"),
-    "manywell-distorted-": ("distorted_many_well:DistortedManyWell", "dim"),
-    "student-t-": ("student_t:student_t", "dim"),
-    "gmm-wishart-": ("covariance_mixture:gmm_wishart", "dim"),
-    "ring": ("ring:ring", "modes"),
-    "banana-": ("banana:Banana", "dim"),
-    "rosenbrock-": ("rosenbrock:Rosenbrock", "dim"),
-    "lgcp-": ("cox_process:CoxProcess", "dim"),
-    "lgcp-whitened-": ("cox_process:whitened_cox_process", "dim"),
+    "funnel-": ("targets.funnel:Funnel", "dim"),
+    "manywell-": ("targets.many_well:ManyWell", "dim"),
+    "manywell-narrow-": ("targets.many_well:narrow_many_well", "dim"),
+    "manywell-distorted-": ("targets.distorted_many_well:DistortedManyWell", "dim"),
+    "student-t-": ("targets.student_t:student_t", "dim"),
+    "gmm-wishart-": ("targets.covariance_mixture:gmm_wishart", "dim"),
+    "ring": ("targets.ring:ring", "modes"),
+    "banana-": ("targets.banana:Banana", "dim"),
+    "rosenbrock-": ("targets.rosenbrock:Rosenbrock", "dim"),
+    "lgcp-": ("targets.cox_process:CoxProcess", "dim"),
+    "lgcp-whitened-": ("targets.cox_process:whitened_cox_process", "dim"),
+    "digits-": ("data.digits:digits", "unique"),
+    "digits-dequantised-": ("data.digits:digits_dequantised", "unique"),
+    "digits-tokens-": ("data.digits:digits_tokens", "unique"),
+    "digits-binary-": ("data.digits:digits_binary", "unique"),
+    "python-docs-": ("data.python_docs:python_docs", "length"),
 }
+_DATA_FILES = (".npy", ".csv", ".txt")
+_PLACEHOLDERS = {"dim": "<d>", "modes": "<n>", "unique": "<n>", "length": "<l>"}
 
 
 def get_target(
@@ -69,14 +93,16 @@ def get_target(
 ) -> "Target":
     """The target that `spec` names, or is.
 
-    Tried in this order: built-in names; plugins, entry points of the group `ebbflow.targets`; and
-    `package.module:attribute`, with the current folder importable as under `python -m`. A plugin or attribute may be a
-    `Target`, a `Target` subclass or a factory with no required argument but `dim`, or a function of states: the log
-    density, which needs `dim`. Each of these may also be given itself, in place of a name.
+    Tried in this order: built-in names; plugins, entry points of the group `ebbflow.targets`; data, a `.npy`, `.csv` or
+    `.txt` file or a folder of images (see `load_data`); and `package.module:attribute`, with the current folder
+    importable as under `python -m`. A plugin or attribute may be a `Target`, a `Target` subclass or a factory with no
+    required argument but `dim`, or a function of states: the log density, which needs `dim`. Each of these may also be
+    given itself, in place of a name.
 
     Args:
-        spec: name, plugin, `package.module:attribute`, target or function.
-        dim: number of coordinates, >= 1, for what leaves it open; may repeat what is fixed, not contradict it.
+        spec: name, plugin, path, `package.module:attribute`, target or function.
+        dim: number of coordinates, or of tokens in a window of text, >= 1, for what leaves it open; may repeat what is
+            fixed, not contradict it.
         scale: typical length of the density, > 0, in place of the target's own; set on the target itself.
 
     Raises:
@@ -97,21 +123,22 @@ def get_target(
     if scale is not None and not (_is_real(scale) and 0.0 < scale < math.inf):
         raise InputError(f"scale: expected a positive finite length, got {scale!r}")
     target = _resolve(spec, dim) if isinstance(spec, str) else _as_target(spec, _label_of(spec), dim)
-    if dim is not None and target.space.dim != dim:
-        raise InputError(f"dim: target {target.name!r} has {target.space.dim} coordinates, got {dim}")
+    if dim is not None and target.space.shape != (dim,):
+        kind = "coordinates" if hasattr(target.space, "dim") else "tokens"
+        raise InputError(f"dim: target {target.name!r} has {target.space.shape[0]} {kind}, got {dim}")
     if scale is not None:
         target.scale = float(scale)
     return target
 
 
 def list_targets() -> dict[str, str]:
-    """One line on each known target, by name: the built-in ones, then the installed plugins (which are not loaded).
+    """One line on each known target, by name: built-in densities, data, then installed plugins (which are not loaded).
 
     Example:
         >>> list_targets()["gmm25"]
         '25 Gaussians on a grid in 2 dimensions, covariance 0.3 I'
     """
-    lines = dict(BUILT_IN)
+    lines = BUILT_IN | DATA
     for name, point in _plugins().items():
         source = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
         lines.setdefault(name, f"plugin {point.value}{source}")
@@ -119,13 +146,13 @@ def list_targets() -> dict[str, str]:
 
 
 def list_families() -> list[str]:
-    """Built-in names that a number completes: <d> is the number of coordinates, <n> the number of modes.
+    """Built-in names that a number completes: <d> coordinates, <n> modes or samples to learn from, <l> tokens.
 
     Example:
         >>> list_families()[:2]
         ['funnel-<d>', 'manywell-<d>']
     """
-    return [prefix + {"dim": "<d>", "modes": "<n>"}[argument] for prefix, (_, argument) in _NUMBERED.items()]
+    return [prefix + _PLACEHOLDERS[argument] for prefix, (_, argument) in _NUMBERED.items()]
 
 
 def _is_real(value: object) -> bool:
@@ -157,6 +184,10 @@ def _resolve(spec: str, dim: int | None) -> "Target":
         except (Exception, SystemExit) as error:
             raise InputError(f"{label}: cannot be loaded: {_first_line(error)}") from error
         return _as_target(value, label, dim)
+    if os.path.splitext(name)[1].lower() in _DATA_FILES or (name and os.path.isdir(name)):
+        from .data.load import load_data
+
+        return load_data(name, length=dim if name.lower().endswith(".txt") else None)
     if ":" in name:
         return _as_target(import_attribute(name, "target"), f"target {name!r}", dim)
     known = list(list_targets())
@@ -164,7 +195,7 @@ def _resolve(spec: str, dim: int | None) -> "Target":
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
     raise InputError(
         f"target: unknown name {name!r}{hint} Known: {', '.join([*known, *list_families()])}, "
-        "or package.module:attribute"
+        "package.module:attribute, or data in a .npy, .csv or .txt file or a folder of images"
     )
 
 
@@ -177,17 +208,18 @@ def _built_in(name: str, dim: int | None) -> "Target | None":
         return _make(maker, **{argument: int(digits)})
     if f"{name}-" not in _NUMBERED:
         return None
+    maker, argument = _NUMBERED[f"{name}-"]
     if dim is not None:
-        return _make(_NUMBERED[f"{name}-"][0], dim=dim)
-    if name not in BUILT_IN:
+        return _make(maker, **{argument: dim})
+    if name not in BUILT_IN and name not in DATA:
         listed = next(known for known in BUILT_IN if known.startswith(f"{name}-"))
         raise InputError(f"dim: target {name!r} needs an even number of coordinates; give dim, or write {listed}")
-    return _make(_NUMBERED[f"{name}-"][0])
+    return _make(maker)
 
 
 def _make(maker: str, **arguments: int) -> "Target":
     module, _, attribute = maker.partition(":")
-    built: Target = getattr(importlib.import_module(f"{__package__}.targets.{module}"), attribute)(**arguments)
+    built: Target = getattr(importlib.import_module(f"{__package__}.{module}"), attribute)(**arguments)
     return built
 
 

@@ -23,7 +23,7 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from .errors import InputError, whole_number
-from .spaces import Continuous
+from .spaces import Continuous, Tokens
 from .target import Target
 
 __all__ = ["DestructionEnv", "GenerationEnv", "InitialLaw"]
@@ -94,6 +94,8 @@ class _WalkEnv(EnvBase):
     ) -> None:
         if not dtype.is_floating_point:
             raise InputError(f"dtype: expected a floating point type, got {dtype}")
+        if isinstance(target.space, Tokens):
+            raise InputError(f"target {target.name!r}: environments walk in continuous spaces, got {target.space}")
         steps = whole_number("steps", steps, least=1)
         batch = torch.Size(batch_size)
         super().__init__(device=torch.device(device or "cpu"), batch_size=batch)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .spaces import Continuous
+from .spaces import Continuous, Tokens
 
 if TYPE_CHECKING:
     from .given import GivenTarget
@@ -71,7 +71,7 @@ class Target(nn.Module):
 
     def __init__(
         self,
-        space: Continuous,
+        space: Continuous | Tokens,
         *,
         scale: float = 1.0,
         log_z: float | None = None,
@@ -81,7 +81,7 @@ class Target(nn.Module):
         super().__init__()
         if not 0.0 < scale < float("inf"):
             raise InputError(f"scale: expected a positive finite length, got {scale!r}")
-        self.space = space
+        self.space: Any = space  # who needs more of it than a shape asks which one it is
         self.scale = float(scale)
         self.log_z = log_z
         self.name = name or type(self).__name__
@@ -167,7 +167,8 @@ class Target(nn.Module):
     def require_log_prob(self, purpose: str) -> None:
         """Raise an InputError that names `purpose` unless the target has a log density."""
         if not self.has_log_prob:
-            raise InputError(f"{purpose} needs a log density, but target {self.name!r} has none (log_prob)")
+            lacks = "has samples but no log density" if self.can_sample else "has none"
+            raise InputError(f"{purpose} needs a log density, but target {self.name!r} {lacks} (log_prob)")
 
     def require_sample(self, purpose: str) -> None:
         """Raise an InputError that names `purpose` unless the target has exact samples."""
@@ -185,13 +186,16 @@ class Target(nn.Module):
                 `[n, ..., dim]`, or one for each state `[..., c]`.
 
         Raises:
-            InputError: on a wrong shape or dtype of `x`, on a context that is missing, not asked for or of a wrong
-                shape, when `log_prob` raises, or when it returns a wrong shape, NaN or +inf.
+            InputError: without a log density; on a wrong shape or dtype of `x`, on a context that is missing, not asked
+                for or of a wrong shape, when `log_prob` raises, or when it returns a wrong shape, NaN or +inf.
         """
+        self.require_log_prob("a value")
         shape = self.space.shape
         if tuple(x.shape[x.ndim - len(shape) :]) != shape or x.ndim < len(shape):
             raise InputError(f"target {self.name!r}: expected states of shape [..., {shape[0]}], got {list(x.shape)}")
-        if not x.is_floating_point():
+        if isinstance(self.space, Tokens):
+            self.space.check(f"target {self.name!r}: states", x)
+        elif not x.is_floating_point():
             raise InputError(f"target {self.name!r}: expected floating point states, got {x.dtype}")
         batch = x.shape[: x.ndim - len(shape)]
         contexts = self._contexts_of(x, batch, context)
@@ -242,7 +246,8 @@ class Target(nn.Module):
             if self.context_space is None:
                 return ()
             raise InputError(f"target {self.name!r} is conditional: its density needs a context [n, c], or use given")
-        context = self.check_context(context).to(x)
+        context = self.check_context(context)
+        context = context.to(x) if x.is_floating_point() else context.to(x.device)
         own = context.shape[:-1]
         if own != batch[: len(own)]:
             raise InputError(
@@ -260,6 +265,8 @@ class Target(nn.Module):
         Raises:
             InputError: as `forward`; also when the gradient cannot be had or is NaN.
         """
+        if isinstance(self.space, Tokens):
+            raise InputError(f"target {self.name!r}: a density of tokens has no gradient, but its gradient is needed")
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
             value = self(leaf, context)

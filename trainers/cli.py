@@ -36,7 +36,7 @@ class Train(_Command):
     """Train a sampler into a new run folder, evaluate it, and draw its figures."""
 
     target: tyro.conf.Positional[str | None] = None
-    """What to sample: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
+    """What to sample: a name (see `ebbflow targets`), a plugin, package.module:attribute, or a file of data."""
     out: Path | None = None
     """Run folder; by default runs/TARGET."""
     preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"(one of {describe_presets()})")] = None
@@ -217,7 +217,7 @@ class Bench(_Command):
     """Measure iterations, samples and energies a second and peak memory, or compare two such results."""
 
     target: tyro.conf.Positional[str | None] = None
-    """What to sample: a name (see `ebbflow targets`), an installed plugin, or package.module:attribute."""
+    """What to sample: a name (see `ebbflow targets`), a plugin, package.module:attribute, or a file of data."""
     compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="A.json B.json")] = None
     """Instead of measuring: tabulate two saved results side by side, with the ratios B / A and what differs."""
     out: Path | None = None
@@ -313,8 +313,12 @@ class Targets(_Command):
             table.add_row(name, description)
         console = Console()
         console.print(table)
-        console.print(f"\nWith d coordinates, or n modes: {', '.join(list_families())}.", highlight=False)
-        console.print("Of your own: package.module:attribute.", highlight=False)
+        families = ", ".join(list_families())
+        console.print(f"\nd coordinates, n modes or samples to learn from, l tokens: {families}.", highlight=False)
+        console.print(
+            "Of your own: package.module:attribute, or data: FILE.npy, FILE.csv, FILE.txt, a folder of images.",
+            highlight=False,
+        )
         return 0
 
 

@@ -12,8 +12,9 @@ from gymnasium.utils.env_checker import check_env
 from tensordict import TensorDict
 
 import ebbflow.envs  # noqa: F401, registers the ids
-from ebbflow.envs import GenerationEnv, InputError, get_target, list_targets
+from ebbflow.envs import GenerationEnv, InputError, get_target
 from ebbflow.envs.gymnasium import SamplingEnv, VectorSamplingEnv
+from ebbflow.envs.registry import BUILT_IN
 
 
 def walk(env, seed, actions):
@@ -23,7 +24,7 @@ def walk(env, seed, actions):
     return seen
 
 
-@pytest.mark.parametrize("name", list_targets())
+@pytest.mark.parametrize("name", BUILT_IN)
 @pytest.mark.parametrize("arguments", [{}, {"steps": 2, "initial_std": 1.0, "max_increment": 0.5}], ids=str)
 def test_single_environments_pass_gymnasiums_check(name, arguments):
     with warnings.catch_warnings():
@@ -31,7 +32,7 @@ def test_single_environments_pass_gymnasiums_check(name, arguments):
         check_env(gymnasium.make(f"ebbflow/{name}-v0", **arguments).unwrapped)
 
 
-@pytest.mark.parametrize("name", list_targets())
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_vector_environments_hold_what_their_spaces_promise(name):
     envs = gymnasium.make_vec(f"ebbflow/{name}-v0", num_envs=3, steps=3, initial_std=1.0)
     assert isinstance(envs, VectorSamplingEnv) and envs.num_envs == 3
@@ -156,3 +157,9 @@ def test_any_target_can_be_walked_to():
 )
 def test_ids_are_there_after_an_import(code):
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
+
+
+def test_data_have_no_environment_for_there_is_no_reward():
+    assert "ebbflow/two-moons-v0" not in gymnasium.registry
+    with pytest.raises(InputError, match="generation needs a log density, but target 'two-moons' has samples but no"):
+        SamplingEnv("two-moons")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ebbflow.envs import CallableTarget, InputError, Target, get_target, list_targets
-from ebbflow.envs.registry import list_families
+from ebbflow.envs.registry import BUILT_IN, list_families
 
 MODULE = """
 import torch
@@ -107,7 +107,7 @@ def message(spec, **arguments) -> str:
 def test_listed_names_are_found(name):
     target = get_target(name)
     assert target.name == name
-    assert get_target(name, dim=target.space.dim).space == target.space
+    assert get_target(name, dim=target.space.shape[0]).space == target.space
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,15 @@ def test_families(name, dim, expected):
 
 @pytest.mark.parametrize("family", list_families())
 def test_families_are_named_after_their_number(family):
-    name = family.replace("<d>", "16").replace("<n>", "16")
+    name = family.replace("<d>", "16").replace("<n>", "16").replace("<l>", "16")
     target = get_target(name)
-    assert target.name == name and target.space.dim == (16 if "<d>" in family else 2)
+    size = 64 if name.startswith("digits") else 2 if "<n>" in family else 16
+    assert target.name == name and target.space.shape == (size,)
 
 
-def test_every_built_in_target_is_in_the_docs(monkeypatch, tmp_path):
+def test_every_built_in_density_is_in_the_docs(monkeypatch, tmp_path):
     text = (Path(__file__).resolve().parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
-    assert [name for name in list_targets() if f"| `{name}` |" not in text] == []
+    assert [name for name in BUILT_IN if f"| `{name}` |" not in text] == []
     monkeypatch.chdir(tmp_path)
     Path("pines.csv").write_text("x,y\n0.5,0.5\n")
     names: dict[str, object] = {}
@@ -173,6 +174,10 @@ def test_families_take_what_fits(dim):
         ("lgcp-10", {}, "dim: expected a square number of cells, say 9 or 16, got 10"),
         ("ring1", {}, "modes: expected a whole number >= 2, got 1"),
         ("ring8", {"dim": 3}, "dim: target 'ring8' has 2 coordinates, got 3"),
+        ("digits", {"dim": 3}, "dim: target 'digits' has 64 coordinates, got 3"),
+        ("digits-tokens", {"dim": 3}, "dim: target 'digits-tokens' has 64 tokens, got 3"),
+        ("digits-2000", {}, "unique: expected at most the 1438 samples that there are to learn from, got 2000"),
+        ("python-docs-0", {}, "length: expected a whole number >= 1, got 0"),
         ("gmm25", {"dim": 0}, "dim: expected a whole number >= 1, got 0"),
         ("gmm25", {"dim": 2.0}, "dim: expected a whole number >= 1, got 2.0"),
         ("gmm25", {"scale": -1.0}, "scale: expected a positive finite length, got -1.0"),

@@ -30,11 +30,13 @@ def test_capabilities_are_known_and_missing_ones_named():
     Data().require_sample("training")
     with pytest.raises(InputError, match="EUBO needs exact samples, but target 'mine' has none"):
         energy.require_sample("EUBO")
-    with pytest.raises(InputError, match="training needs a log density, but target 'data' has none"):
+    with pytest.raises(InputError, match="training needs a log density, but target 'data' has samples but no log"):
         Data().require_log_prob("training")
     with pytest.raises(InputError, match="target 'mine' has no exact samples"):
         energy.sample(3)
-    with pytest.raises(InputError, match="target 'data' has no log density"):
+    with pytest.raises(
+        InputError, match="a value needs a log density, but target 'data' has samples but no log density"
+    ):
         Data()(torch.zeros(1, 2))
     with pytest.raises(InputError, match="no known modes"):
         energy.mode_membership(torch.zeros(1, 2))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ebbflow.envs import InputError, Tokens
+from ebbflow.envs import Continuous, DestructionEnv, InputError, Target, Tokens
 
 SPACE = Tokens(length=3, vocabulary=4)
 
@@ -62,3 +62,29 @@ def test_settings_out_of_range(settings, message):
 def test_a_large_space_is_not_listed():
     with pytest.raises(InputError, match=r"all_states: .* got 4\^64"):
         Tokens(64, 4).all_states()
+
+
+class OnesWanted(Target):
+    """A density over tokens."""
+
+    def __init__(self):
+        super().__init__(SPACE, name="ones", context_space=Continuous(1))
+
+    def log_prob(self, x, context):
+        return context[..., 0] * (x == 1).sum(-1)
+
+
+def test_a_density_over_tokens_is_checked_and_counted():
+    target = OnesWanted()
+    states = torch.tensor([[0, 1, 2], [1, 1, 1]])
+    assert target(states, torch.tensor([0.5])).tolist() == [0.5, 1.5]
+    assert target.energy_calls == 2
+    with pytest.raises(InputError, match="target 'ones': states: expected tokens from 0 to 3, got 4"):
+        target(SPACE.fully_masked(1), torch.tensor([0.5]))
+    with pytest.raises(InputError, match="target 'ones': a density of tokens has no gradient"):
+        target.value_and_score(states, torch.tensor([0.5]))
+
+
+def test_environments_have_no_tokens():
+    with pytest.raises(InputError, match="target 'ones': environments walk in continuous spaces, got Tokens"):
+        DestructionEnv(OnesWanted(), steps=2)

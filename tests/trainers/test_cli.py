@@ -19,8 +19,7 @@ from ebbflow.trainers.callbacks import read_metrics
 from ebbflow.trainers.checkpoint import load_checkpoint
 from ebbflow.trainers.cli import COMMANDS
 from ebbflow.trainers.config import TrainConfig
-from ebbflow.trainers.objectives import OBJECTIVES
-from ebbflow.trainers.objectives.catalogue import RANDOM_LEVEL
+from ebbflow.trainers.objectives import OBJECTIVES, RANDOM_LEVEL
 
 KEYS = {
     *("elbo", "elbo_stderr", "eubo", "eubo_stderr", "eubo_median", "sandwich_width"),

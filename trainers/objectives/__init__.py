@@ -5,12 +5,12 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "catalogue": ["OBJECTIVES", "get_objective"],
+        "catalogue": ["OBJECTIVES", "RANDOM_LEVEL", "get_objective"],
         "detailed_balance": ["DetailedBalance"],
         "joint_loss": ["JointLoss"],
         "maximum_likelihood": ["MaximumLikelihood"],
         "path_objective": ["PathObjective", "PathTerms"],
-        "random_level": ["random_level_loss"],
+        "random_level": ["RandomLevel", "random_level_loss"],
         "residual": ["Residual"],
         "reverse_kl": ["ReverseKL"],
         "reverse_kl_log_derivative": ["ReverseKLLogDerivative"],
