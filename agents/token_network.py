@@ -44,12 +44,13 @@ class TokenNetwork(nn.Module):
             whole_number(name, value, least=1)
         symbols = space.vocabulary + 1
         self.space = space
-        self.embed_symbols = nn.Embedding(space.length * symbols, width)
+        self.embed_symbols = nn.EmbeddingBag(space.length * symbols, width, mode="sum")
         self.embed_step = nn.Embedding(steps, width)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.logits = nn.Linear(width, space.length * space.vocabulary)
-        for embedding in (self.embed_symbols, self.embed_step):  # their sum is of order one, however long the sequence
-            nn.init.normal_(embedding.weight, std=(space.length + 1) ** -0.5)
+        # Their sum is of order one, however long the sequence.
+        for embedding in (self.embed_symbols.weight, self.embed_step.weight):
+            nn.init.normal_(embedding, std=(space.length + 1) ** -0.5)
         nn.init.zeros_(self.logits.weight)
         nn.init.zeros_(self.logits.bias)
         offset = torch.arange(space.length) * symbols
@@ -58,7 +59,9 @@ class TokenNetwork(nn.Module):
     def forward(self, state: Tensor, k: int | Tensor) -> Tensor:
         """Logits `[..., length, vocabulary]` of the tokens of x_{k+1}, from x_k `[..., length]` at steps k `[...]`."""
         step = torch.as_tensor(k, device=state.device)
-        hidden = self.embed_symbols(state + self.offset).sum(-2) + self.embed_step(step)  # [..., width]
+        # Summed as they are looked up: laid out, the vectors of all positions would be most of the memory and time.
+        symbols = self.embed_symbols((state + self.offset).reshape(-1, self.space.length))  # [n, width]
+        hidden = symbols.reshape(*state.shape[:-1], -1) + self.embed_step(step)  # [..., width]
         for layer in self.layers:
             hidden = hidden + nn.functional.gelu(layer(hidden))
         return self.logits(hidden).unflatten(-1, (self.space.length, self.space.vocabulary))

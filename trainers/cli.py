@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..envs.errors import InputError
-from .config import SEEDS, TrainConfig, describe_presets, load_preset
+from .config import SEEDS, TrainConfig, describe_presets, list_presets, load_preset
 
 __all__ = ["main"]
 
@@ -36,7 +36,8 @@ class Train(_Command):
     """Train a sampler into a new run folder, evaluate it, and draw its figures."""
 
     target: tyro.conf.Positional[str | None] = None
-    """What to sample: a name (see `ebbflow targets`), a plugin, package.module:attribute, or a file of data."""
+    """What to sample or to learn from: a name (see `ebbflow targets`), a plugin, package.module:attribute, or a file of
+    data. The name of a preset stands for its target and its settings."""
     out: Path | None = None
     """Run folder; by default runs/TARGET."""
     preset: Annotated[str | None, tyro.conf.arg(help_behavior_hint=f"(one of {describe_presets()})")] = None
@@ -50,8 +51,9 @@ class Train(_Command):
         """Train, evaluate, draw."""
         from .train import train
 
-        config = self.config if self.target is None else replace(self.config, target=self.target)
-        name = config.target.replace(":", "-").replace("/", "-")
+        given = self.target or self.config.target
+        config = self.config if given in list_presets() else replace(self.config, target=given)
+        name = given.replace(":", "-").replace("/", "-")
         out = self.out or Path("runs") / (name or "run")
         return _report(train(config, out, overwrite=self.overwrite), out)
 
@@ -344,6 +346,9 @@ ROWS = (  # of the table that ends a training: evaluation keys, label, unit
     (("ess_reverse", None), "ESS, generated", "share"),
     (("ess_forward", None), "ESS, exact samples", "share"),
     (("khat", None), "Pareto k̂", ""),
+    (("log_likelihood", "log_likelihood_stderr"), "log likelihood, held out (bound)", "nats"),
+    (("bits_per_dimension", None), "bits per dimension, held out", "bits"),
+    (("train_bits_per_dimension", None), "bits per dimension, trained on", "bits"),
     (("sinkhorn", None), "Sinkhorn", ""),
     (("mode_coverage", None), "modes covered", "share"),
     (("energy_calls", None), "energy calls", ""),
@@ -389,6 +394,8 @@ def _defaults(argv: Sequence[str]) -> dict[str, _Command]:
     """Commands with their default values; a preset named on the command line changes those of `train`."""
     defaults = {name: command() for name, command in COMMANDS.items()}
     if argv and argv[0] == "train":
+        if len(argv) > 1 and argv[1] in list_presets():
+            defaults["train"] = Train(config=load_preset(argv[1]))
         for i, word in enumerate(argv):
             name = word.partition("=")[2] if word.startswith("--preset=") else None
             if word == "--preset" and i + 1 < len(argv):

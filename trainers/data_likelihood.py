@@ -1,6 +1,6 @@
 r"""How likely samples are under an agent, where no density is known: the numbers by which learning from data is judged.
 
-    log p(x) >= B(x) = E [−D(τ)],    τ destroyed from x, with log R = 0
+    log p(x) >= B(x) = E [D(τ)],    τ destroyed from x, with log R = 0
 
 For an agent that learns from levels the same bound is estimated by random levels, at a fraction of the cost (see
 `likelihood`). Bits per dimension (of tokens: per token) are −B / (d · log 2). For numbers they are those of a density,
@@ -54,7 +54,7 @@ def bounds_of_samples(agent: Policies, x: Tensor) -> Tensor:
     size = max(1, _NUMBERS_PER_CHUNK // ((agent.steps + 1) * math.prod(agent.space.shape) * 32))
     zeros = agent.log_z.new_zeros(len(x))
     parts = [
-        -agent.log_ratio(agent.destroy(part, None, zero))
+        agent.log_ratio(agent.destroy(part, None, zero))
         for part, zero in zip(x.split(size), zeros.split(size), strict=True)
     ]
     return torch.cat(parts).double()

@@ -214,7 +214,8 @@ def evaluate(
         agent: who is judged, on any device and in any floating point dtype.
         target: on the same device. Without exact samples, what needs them is None; without a log density, all bounds
             and weights are.
-        samples: number of generated and of destroyed paths, >= 2.
+        samples: number of generated and of destroyed paths, >= 2; of data, of samples whose likelihood is estimated,
+            and at most 1,000 of them are generated.
         chunk: how many paths are held in memory at a time, >= 1, by default what fits into some hundred megabytes;
             changes the random numbers of the paths, not what is estimated.
         seed: seed of the evaluation, >= 0.
@@ -258,6 +259,9 @@ def evaluate(
         return mean_over_contexts(found) | cost | {"contexts": listed}
     exact: Tensor | None = None
     destroyed: Tensor | None = None
+    judged = samples
+    if not target.has_log_prob:  # what is left to learn from generated samples is their distance from the data
+        samples = min(samples, _SINKHORN_POINTS)
     with looking_on(agent, target, seed):
         if target.can_sample:
             exact = exact_samples(agent, target, samples)
@@ -269,7 +273,7 @@ def evaluate(
         shares = mode_shares(target, x)
         likelihoods: dict[str, float | None] = dict.fromkeys(LIKELIHOODS)
         if not target.has_log_prob and target.can_sample:
-            likelihoods = likelihood_numbers(agent, target, samples)
+            likelihoods = likelihood_numbers(agent, target, judged)
         masses = target.mode_masses
     between = target.space.embedding
     log_z, log_z_stderr = (None, None) if log_weight is None else importance_log_z(log_weight)

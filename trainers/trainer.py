@@ -99,7 +99,7 @@ class Trainer:
         before = target.energy_calls, target.gradient_calls
         if anchors is not None and anchors.states.shape[1:] != target.space.shape:
             raise InputError(f"anchors: expected states [n, {target.space.dim}], got {list(anchors.states.shape)}")
-        if target.is_conditional and 2 * config.contexts_per_batch > config.batch_size:
+        if target.has_log_prob and target.is_conditional and 2 * config.contexts_per_batch > config.batch_size:
             raise InputError(
                 f"contexts_per_batch: expected at most half of batch_size = {config.batch_size}, so that there are two "
                 f"trajectories of each, got {config.contexts_per_batch}"

@@ -73,12 +73,11 @@ def steps_shown(steps: int, columns: int) -> list[int]:
 
 def _show(axes: Any, image: Array, target: Target, data: Array) -> None:
     """Dark is much; masks have a colour of their own, and what lies between images is white."""
-    colours = ListedColormap(numpy.linspace([1.0, 1.0, 1.0], [0.1, 0.1, 0.1], 256))
-    colours.set_bad("white")
+    greys = ListedColormap(numpy.linspace([1.0, 1.0, 1.0], [0.1, 0.1, 0.1], 256))
     low, high = float(data.min()), float(data.max())
     if isinstance(target.space, Tokens):
         low, high = 0.0, target.space.vocabulary - 1.0
-        colours.set_over(_UNKNOWN)
+    colours = greys.with_extremes(bad="white", over=_UNKNOWN if isinstance(target.space, Tokens) else None)
     axes.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():

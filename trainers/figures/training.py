@@ -29,7 +29,7 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], true_log_z: float | No
     curves = {name: curve for name, curve in curves.items() if len(curve[0])}
     bounds = [name for name in ("elbo", "eubo", "log_z") if name in curves]
     bits = [name for name in _BITS if name in curves]
-    losses = [name for name in _LOSSES if name in curves]
+    losses = [name for name in _LOSSES if name in curves and curves[name][1].any()]  # zeros: nothing to learn
     if bits:  # of data there is no log Z that the learned one could be told from
         bounds = []
     panels: list[Callable[[Axes], None]] = []
