@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "features": ["StateFeatures"],
         "flow": ["StateFlow"],
         "origin": ["Origin"],
+        "point_network": ["PointNetwork"],
         "policies": ["PathLogProbs", "Policies"],
         "rollout": ["rollout_destruction", "rollout_generation"],
         "time_grid": ["TimeGrid"],

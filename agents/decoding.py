@@ -52,14 +52,15 @@ def decode(agent: TokenAgent, n: int, *, order: str | Sequence[int] | Tensor = "
     """
     if not isinstance(agent.reference, MaskOneRandom):
         raise InputError(f"agent: expected the reference MaskOneRandom, got {type(agent.reference).__name__}")
+    space = agent.reference.space
     whole_number("n", n, least=1)
     whole_number("block", block, least=1)
-    state = agent.space.fully_masked(n).to(agent.log_z.device)
+    state = space.fully_masked(n).to(agent.log_z.device)
     positions = _positions(order, state)
-    for first in range(0, agent.space.length, block):
+    for first in range(0, space.length, block):
         here = positions[:, first : first + block]  # [n, block]
         laws = agent.guess(state, first).softmax(-1)  # [n, length, vocabulary]
-        tokens = draw(laws.gather(1, here.unsqueeze(-1).expand(-1, -1, agent.space.vocabulary)))
+        tokens = draw(laws.gather(1, here.unsqueeze(-1).expand(-1, -1, space.vocabulary)))
         state = state.scatter(1, here, tokens)
     return state
 

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..agents.references.tokens.reference import TokenReference
 from ..agents.token_agent import TokenAgent
+from ..envs.errors import InputError
 
 __all__ = ["exact_bound", "exact_law"]
 
@@ -15,7 +17,8 @@ def exact_bound(agent: TokenAgent, x: Tensor) -> Tensor:
     Costs T · states² step probabilities; of masks there are (vocabulary + 1)^length states.
 
     Raises:
-        InputError: for anything but tokens of the space, and a space that is too large to list.
+        InputError: for a reference that is not one of tokens, anything but tokens of the space, and a space that is too
+            large to list.
 
     Example:
         >>> from ebbflow.agents import TokenNetwork
@@ -26,7 +29,8 @@ def exact_bound(agent: TokenAgent, x: Tensor) -> Tensor:
         >>> exact_bound(agent, torch.tensor([[0, 1]])).exp()  # untrained
         tensor([0.2500])
     """
-    reference, states = agent.reference, agent.reference.all_states().to(x.device)
+    reference = _tokens(agent)
+    states = reference.all_states().to(x.device)
     samples = agent.space.check("x", x).unsqueeze(1)  # [n, 1, length]
     bound = _mean(reference.log_prob_level(states, samples, 0).exp(), reference.log_prob_destroyed(states))
     for k in range(agent.steps):
@@ -42,7 +46,7 @@ def exact_law(agent: TokenAgent) -> Tensor:
     """Probability that generation ends in each sample, `[vocabulary ** length]`, in the order of `space.all_states()`.
 
     Raises:
-        InputError: for a space that is too large to list.
+        InputError: for a reference that is not one of tokens, and a space that is too large to list.
 
     Example:
         >>> from ebbflow.agents import TokenNetwork
@@ -52,11 +56,18 @@ def exact_law(agent: TokenAgent) -> Tensor:
         >>> exact_law(TokenAgent(MaskOneRandom(space), TokenNetwork(space, steps=2, width=8)))
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
-    states = agent.reference.all_states().to(agent.log_z.device)
-    law = agent.reference.log_prob_destroyed(states).exp()
+    reference = _tokens(agent)
+    states = reference.all_states().to(agent.log_z.device)
+    law = reference.log_prob_destroyed(states).exp()
     for k in range(agent.steps):
         law = law @ _generation(agent, states, k).exp()
-    return law[(states != agent.space.mask).all(-1)]
+    return law[(states != reference.space.mask).all(-1)]
+
+
+def _tokens(agent: TokenAgent) -> TokenReference:
+    if not isinstance(agent.reference, TokenReference):
+        raise InputError(f"agent: expected a reference of tokens, got {type(agent.reference).__name__}")
+    return agent.reference
 
 
 def _generation(agent: TokenAgent, states: Tensor, k: int) -> Tensor:

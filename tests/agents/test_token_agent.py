@@ -135,11 +135,11 @@ def test_parts_that_do_not_fit():
         TokenNetwork(Continuous(2), steps=3)
     with pytest.raises(InputError, match="width: expected a whole number >= 1, got 0"):
         TokenNetwork(SPACE, steps=3, width=0)
-    with pytest.raises(InputError, match="reference: expected a reference of tokens, got 'mask_last'"):
+    with pytest.raises(InputError, match="reference: expected one such as MaskOneRandom, got 'mask_last'"):
         TokenAgent("mask_last", TokenNetwork(SPACE, steps=4))
     with pytest.raises(InputError, match="network: expected a module or function of states and steps, got None"):
         TokenAgent(mask_last(SPACE), None)
-    with pytest.raises(InputError, match=r"network: expected logits \[5, 4, 3\], got \[5, 4, 2\]"):
+    with pytest.raises(InputError, match=r"network: expected a guess \[5, 4, 3\], got \[5, 4, 2\]"):
         TokenAgent(mask_last(SPACE), lambda state, k: torch.zeros(*state.shape, 2)).generate(5)
     with pytest.raises(InputError, match=r"x: expected tokens from 0 to 2, got 3 \(the mask"):
         agent_of(mask_last(SPACE)).destroy(SPACE.fully_masked(2))

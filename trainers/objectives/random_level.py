@@ -1,4 +1,4 @@
-r"""Maximum likelihood on random levels: what a policy for tokens learns of one destroyed state of each sample.
+r"""Maximum likelihood on random levels: what a policy learns of one destroyed state of each sample.
 
 The negative likelihood bound is, but for terms without parameters, a sum over T steps. Drawing one step k of law w
 and weighing it by its inverse has the sum as its mean, whatever the law; for the uniform law that is the T-fold:
@@ -7,9 +7,11 @@ and weighing it by its inverse has the sum as its mean, whatever the law; for th
 
 x_{k+1} is drawn from x in one go and x_k by one step: an iteration passes one state of each sample, not T, through the
 network. Where it is closed, the mean over the x_{k+1} that x_k may have come from takes the place of the one drawn:
-under random masking, an iteration learns from all masked positions. Compare `MaximumLikelihood`, which takes whole
+under random masking, an iteration learns from all masked positions; under Gaussian noise, what is left is the closed
+Gaussian divergence. A deterministic transform has no densities, and then the loss is no likelihood: it is the summed
+error of the guess, ½ ‖x̂_T − x_T‖² in place of −log p→. Compare `MaximumLikelihood`, which takes whole
 paths: the same loss, with more of each sample in an iteration.
-Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037.
+Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037; arXiv 2006.11239; arXiv 2208.09392.
 """
 
 from collections.abc import Sequence
@@ -87,15 +89,15 @@ class RandomLevel(LossModule):
 
 
 def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
-    """Scalar loss in nats per sample, of which one backward is enough; module docstring.
+    """Scalar loss, in nats per sample where there are densities, of which one backward is enough; module docstring.
 
     Args:
         agent: whose generation policy learns.
-        x: samples, int64 `[n, length]`.
+        x: samples, `[n, *space]`.
         level_law: probabilities w of the steps, `[T]`, all > 0; by default uniform. It changes the variance only.
 
     Raises:
-        InputError: for anything but tokens of the space, and for a law that has a zero or another number of steps.
+        InputError: for anything but states of the space, and for a law that has a zero or another number of steps.
 
     Example:
         >>> from ebbflow.agents import TokenNetwork
@@ -124,14 +126,14 @@ def random_level_losses(agent: TokenAgent, x: Tensor, *, level_law: Sequence[flo
     """
     k, weight = draw_steps(x.shape[:-1], agent.steps, level_law, x.device)
     state, following = destroyed_pair(agent, x, k)
-    return -(weight * agent.mean_step_log_prob(x, following, state, k))
+    return weight * agent.step_cost(x, following, state, k)
 
 
 @torch.no_grad()
 def destroyed_pair(agent: TokenAgent, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """x_k and x_{k+1} of samples `[..., length]` at steps k `[...]`."""
+    """x_k and x_{k+1} of samples `[..., *space]` at steps k `[...]`."""
     following = agent.reference.sample_level(x, k + 1)
-    return agent.reference.sample_step(following, k), following
+    return agent.reference.sample_step_given(following, x, k), following
 
 
 def draw_steps(
