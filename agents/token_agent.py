@@ -215,11 +215,9 @@ class TokenAgent(Policies):
         states = trajectory["state"]
         sample = states[:, -1:].expand_as(states[:, 1:])
         k = torch.arange(self.steps, device=states.device).expand(len(states), -1)  # [B, T]
-        return PathLogProbs(
-            self.reference.log_prob_destroyed(states[:, 0]),
-            self.step_log_prob(states[:, 1:], states[:, :-1], k),
-            self.reference.log_prob_step_given(states[:, :-1], states[:, 1:], sample, k),
-        )
+        generation = self.step_log_prob(states[:, 1:], states[:, :-1], k)
+        destruction = self.reference.log_prob_step_given(states[:, :-1], states[:, 1:], sample, k)
+        return PathLogProbs(self.reference.log_prob_destroyed(states[:, 0]), generation, destruction)
 
 
 def _refuse(**asked: bool) -> None:

@@ -3,6 +3,7 @@ r"""Blur images by the heat equation, at whose end only the mean of an image is 
 Level k is a Gaussian blur of standard deviation s_k pixels that nothing leaves the image by: in the cosine basis
 (DCT-II), frequency (i, j) is multiplied by exp(−½ s_k² ((π i / H)² + (π j / W)²)). Every such factor is > 0: in exact
 arithmetic a finite blur destroys nothing, and it is the last step alone, s_0 = ∞, that leaves one number of an image.
+What blurring destroys before is a matter of precision, here of double precision, and of what a network can tell apart.
 Source: Rissanen et al., https://arxiv.org/abs/2206.13397; as cold diffusion, https://arxiv.org/abs/2208.09392.
 """
 

@@ -18,7 +18,6 @@ from ....envs.channels.gaussian import GaussianChannel
 from ....envs.errors import InputError
 from .gaussian_noise import GaussianNoise
 from .linear_transform import LinearTransform
-from .reference import ContinuousReference
 
 __all__ = ["Kept", "information_kept"]
 
@@ -28,18 +27,18 @@ class Kept(NamedTuple):
 
     Attributes:
         nats: I(x_T; x_k), infinite where a direction is known exactly.
-        directions: how many directions of the data are known exactly.
+        directions: how many directions of the data are known exactly, which is to say in double precision.
     """
 
     nats: float
     directions: int
 
 
-def information_kept(reference: ContinuousReference, covariance: Tensor) -> list[Kept]:
+def information_kept(reference: GaussianNoise | LinearTransform, covariance: Tensor) -> list[Kept]:
     """What is left at each level of Gaussian data, T + 1 of them, from level 0 to level T.
 
     Args:
-        reference: a `GaussianNoise`, or any of its kind, or a `LinearTransform`.
+        reference: a `GaussianNoise`, an interpolation included, or a `LinearTransform`.
         covariance: of the data, `[dim, dim]`, symmetric and positive semi-definite.
 
     Raises:
@@ -52,26 +51,24 @@ def information_kept(reference: ContinuousReference, covariance: Tensor) -> list
         >>> [round(level.nats, 3) for level in information_kept(reference, torch.eye(2))]
         [0.01, 0.693, 4.615, inf]
     """
+    if not isinstance(reference, GaussianNoise | LinearTransform):
+        raise InputError(f"reference: expected GaussianNoise or a LinearTransform, got {reference!r}")
     dim = reference.space.dim
     covariance = torch.as_tensor(covariance, dtype=torch.float64)
     if covariance.shape != (dim, dim) or not torch.allclose(covariance, covariance.mT):
         raise InputError(f"covariance: expected a symmetric matrix [{dim}, {dim}], got {list(covariance.shape)}")
-    variances = torch.linalg.eigvalsh(covariance)
+    variances, axes = torch.linalg.eigh(covariance)
     least = float(variances.abs().max()) * dim * torch.finfo(torch.float64).eps
     if bool((variances < -least).any()):
         raise InputError(f"covariance: expected eigenvalues >= 0, got {float(variances.min())}")
+    varies = variances > least
     if isinstance(reference, GaussianNoise):
-        varying = variances[variances > least]
         return [
-            _through(GaussianChannel(float(a), float(v)), varying)
+            _through(GaussianChannel(float(a), float(v)), variances[varies])
             for a, v in zip(reference.level_factor, reference.level_variance, strict=True)
         ]
-    if isinstance(reference, LinearTransform):
-        root = torch.linalg.eigh(covariance)
-        half = root.eigenvectors * root.eigenvalues.clamp_min(0.0).sqrt()  # S = half · halfᵀ
-        ranks = torch.linalg.matrix_rank(reference.levels @ half).tolist()
-        return [Kept(math.inf if rank else 0.0, rank) for rank in ranks]
-    raise InputError(f"reference: expected GaussianNoise or a LinearTransform, got {type(reference).__name__}")
+    ranks = torch.linalg.matrix_rank(reference.levels @ (axes[:, varies] * variances[varies].sqrt())).tolist()
+    return [Kept(math.inf if rank else 0.0, rank) for rank in ranks]
 
 
 def _through(channel: GaussianChannel, variances: Tensor) -> Kept:

@@ -31,7 +31,7 @@ class LinearTransform(ContinuousReference):
 
     Attributes:
         levels: D_k for k = 0 … T, float64 `[T + 1, dim, dim]`.
-        ranks: rank of each D_k, T + 1 whole numbers: how many directions are left.
+        ranks: rank of each D_k in double precision, T + 1 whole numbers: how many directions are left.
 
     Raises:
         InputError: for matrices, centres and laws that do not fit the space; for steps and levels out of range; for any
