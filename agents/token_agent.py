@@ -153,7 +153,9 @@ class TokenAgent(Policies):
         start = self.reference.sample_destroyed(n).to(self.log_z.device)
         states = [start.to(self.log_z.dtype) if start.is_floating_point() else start]
         for k in range(self.steps):
-            states.append(self.reference.sample_reverse(self.reference.tempered(self.guess(states[-1], k), scale), states[-1], k))
+            states.append(
+                self.reference.sample_reverse(self.reference.tempered(self.guess(states[-1], k), scale), states[-1], k)
+            )
         return self._trajectory(states, density, None)
 
     @torch.no_grad()

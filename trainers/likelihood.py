@@ -54,7 +54,8 @@ def likelihood_bound(
         agent: the policy.
         x: samples, `[n, *space]`, n >= 2. For the error of the estimate alone, repeat one sample.
         draws: levels drawn for each sample, >= 1.
-        level_law: probabilities of the steps, `[T]`, all > 0; by default uniform. The estimate is unbiased for any.
+        level_law: probabilities of the steps, `[T]`, all > 0; by default those of the reference, `level_law`, or else
+            uniform. The estimate is unbiased for any.
 
     Raises:
         InputError: for fewer than two samples, anything but states of the space, settings out of range, and a reference
@@ -76,7 +77,9 @@ def likelihood_bound(
         raise InputError(f"x: expected at least two samples [n, {agent.space.shape[0]}], got {list(x.shape)}")
     reference = agent.reference
     many = x.unsqueeze(1).expand(-1, draws, -1)  # [n, draws, *space]
-    k, weight = draw_steps(many.shape[:-1], agent.steps, level_law, x.device)
+    k, weight = draw_steps(
+        many.shape[:-1], agent.steps, reference.level_law if level_law is None else level_law, x.device
+    )
     state, following = destroyed_pair(agent, many, k)
     term = agent.mean_step_log_prob(many, following, state, k)
     term = term - reference.mean_log_prob_step(many, following, state, k)

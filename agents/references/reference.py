@@ -124,7 +124,9 @@ class Reference(ABC):
             InputError: for another temperature, where guesses have none.
         """
         if scale != 1.0:
-            raise InputError(f"scale: expected 1, for a guess of {type(self).__name__} has no temperature, got {scale!r}")
+            raise InputError(
+                f"scale: expected 1, for a guess of {type(self).__name__} has no temperature, got {scale!r}"
+            )
         return guess
 
     @abstractmethod
@@ -151,6 +153,14 @@ class Reference(ABC):
         Estimates of a likelihood bound count it exactly instead of drawing it; here there is none.
         """
         return torch.zeros(())
+
+    @property
+    def level_law(self) -> Tensor | None:
+        """Probabilities of the steps `[T]`, all > 0, by which drawn estimates are expected to vary little.
+
+        None for all alike. Estimates are unbiased for any.
+        """
+        return None
 
     # Checks ---------------------------------------------------------------------------------------------------------
 

@@ -228,6 +228,22 @@ def test_an_untrained_network_guesses_best_for_normal_data(process, guess):
     torch.testing.assert_close(reference.state_scale, (a.square() * 1.3**2 + v).sqrt())
 
 
+def test_steps_are_drawn_by_what_the_best_guess_costs(dense):
+    """Of data N(0, scale²): the mean of the cost over the data, less what is known beforehand, by draws."""
+    law = dense.level_law
+    assert law.sum().item() == pytest.approx(1.0) and (law > 0.0).all()
+    n = 20_000
+    x = dense.scale * torch.randn(n, DIM)
+    network = PointNetwork(dense, width=8)
+    costs = []
+    for k in range(T):
+        state = dense.sample_level(x, k)
+        cost = dense.guess_cost(network(state, k), x, x, state, k)
+        costs.append((cost - dense.guess_cost(x, x, x, state, k)).mean().detach())
+    costs = torch.stack(costs)
+    torch.testing.assert_close(law, 0.9 * costs / costs.sum() + 0.1 / T, rtol=0.05, atol=0.002)
+
+
 def test_paths_hold_what_the_agent_says_of_them(dense):
     agent = TokenAgent(dense, PointNetwork(dense, width=8))
     torch.nn.init.normal_(agent.network.out.weight, std=0.3)

@@ -182,6 +182,16 @@ def test_closed_means_vary_less_than_draws(process):
 
 
 @pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("process", [preserving, geometric])
+def test_the_law_of_levels_of_the_reference_varies_less_than_a_uniform_one(process):
+    agent = best(GaussianNoise(SPACE, process(20)))
+    x = DATA.sample((4_000,))
+    own, uniform = (likelihood_bound(agent, x, draws=2, level_law=law) for law in (None, torch.full((20,), 1 / 20)))
+    assert abs(own.nats - uniform.nats) < 4 * (own.stderr + uniform.stderr)
+    assert own.stderr < 0.8 * uniform.stderr
+
+
+@pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("name", REFERENCES)
 def test_whole_paths_have_the_bound_as_their_mean(name):
     agent = best(REFERENCES[name](6))

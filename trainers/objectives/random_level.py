@@ -3,7 +3,7 @@ r"""Maximum likelihood on random levels: what a policy learns of one destroyed s
 The negative likelihood bound is, but for terms without parameters, a sum over T steps. Drawing one step k of law w
 and weighing it by its inverse has the sum as its mean, whatever the law; for the uniform law that is the T-fold:
 
-    loss = −E_x E_{k ~ w} E_{x_{k+1}, x_k | x} [ log p→(x_{k+1} | x_k) / w_k ],        w_k = 1/T by default
+    loss = −E_x E_{k ~ w} E_{x_{k+1}, x_k | x} [ log p→(x_{k+1} | x_k) / w_k ],        w_k = 1/T for most
 
 x_{k+1} is drawn from x in one go and x_k by one step: an iteration passes one state of each sample, not T, through the
 network. Where it is closed, the mean over the x_{k+1} that x_k may have come from takes the place of the one drawn:
@@ -94,7 +94,8 @@ def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float
     Args:
         agent: whose generation policy learns.
         x: samples, `[n, *space]`.
-        level_law: probabilities w of the steps, `[T]`, all > 0; by default uniform. It changes the variance only.
+        level_law: probabilities w of the steps, `[T]`, all > 0; by default those of the reference, `level_law`, or else
+            uniform. They change the variance only.
 
     Raises:
         InputError: for anything but states of the space, and for a law that has a zero or another number of steps.
@@ -122,9 +123,11 @@ def random_level_losses(agent: TokenAgent, x: Tensor, *, level_law: Sequence[flo
         >>> from ebbflow.envs import Tokens
         >>> agent = build_token_agent(Tokens(length=1, vocabulary=2), config=AgentConfig(width=8))
         >>> random_level_losses(agent, torch.tensor([[0], [1]]))  # untrained: log 2
-        tensor([0.6931, 0.6931], grad_fn=<NegBackward0>)
+        tensor([0.6931, 0.6931], grad_fn=<MulBackward0>)
     """
-    k, weight = draw_steps(x.shape[:-1], agent.steps, level_law, x.device)
+    k, weight = draw_steps(
+        x.shape[:-1], agent.steps, agent.reference.level_law if level_law is None else level_law, x.device
+    )
     state, following = destroyed_pair(agent, x, k)
     return weight * agent.step_cost(x, following, state, k)
 

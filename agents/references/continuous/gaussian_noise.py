@@ -209,6 +209,19 @@ class GaussianNoise(ContinuousReference):
         u = at(self.reverse_variance, k, like).squeeze(-1)
         return self._entropy(k, like) - self._excess(k, like) - 0.5 * self.space.dim * (2.0 * math.pi * u).log()
 
+    @property
+    def level_law(self) -> Tensor | None:
+        """Nine tenths in proportion to what the error of the best guess costs at each step, for data N(0, scale²).
+
+        Steps near the sample cost by far the most. None where there are no densities.
+        """
+        if not self.has_density:
+            return None
+        a, v = self.level_factor[:-1], self.level_variance[:-1]
+        left = torch.where(a.square() + v > 0.0, v / (a.square() * self.scale**2 + v), 1.0)  # of the data's variance
+        cost = self.posterior_sample.square() * left / self.reverse_variance
+        return 0.9 * cost / cost.sum() + 0.1 / self.steps
+
     def _entropy(self, k: Tensor, like: Tensor) -> Tensor:
         w = at(self.step_variance, k, like).squeeze(-1)
         nats = 0.5 * self.space.dim * (1.0 + (2.0 * math.pi * torch.where(w > 0.0, w, 1.0)).log())
