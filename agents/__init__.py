@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "features": ["StateFeatures"],
         "flow": ["StateFlow"],
         "origin": ["Origin"],
+        "point_architecture": ["build_point_agent"],
         "point_network": ["PointNetwork"],
         "policies": ["PathLogProbs", "Policies"],
         "rollout": ["rollout_destruction", "rollout_generation"],

@@ -64,6 +64,7 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
     """The numbers `LIKELIHOODS`: of held-out samples, with the error of their mean, and of samples trained on.
 
     Of held-out samples all are taken, as often as `samples` allow, at least once; without any, their numbers are None.
+    Of a deterministic destruction, which has no densities, all are.
 
     Random numbers come from torch's global generator.
 
@@ -79,6 +80,9 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
         1.0
     """
     bits = math.prod(target.space.shape) * math.log(2.0)
+    numbers: dict[str, float | None] = dict.fromkeys(LIKELIHOODS)
+    if agent.trains_levels and not cast(TokenAgent, agent).reference.has_density:
+        return numbers
 
     def bounds(x: Tensor, times: int) -> Tensor:
         x = checked(target, x).to(agent.log_z.device)
@@ -86,7 +90,6 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
         return torch.stack([bounds_of_samples(agent, x) for _ in range(times)]).mean(0)
 
     train = bounds(target.sample(samples), 1).mean().item()
-    numbers: dict[str, float | None] = dict.fromkeys(LIKELIHOODS)
     numbers |= {"train_log_likelihood": train, "train_bits_per_dimension": -train / bits}
     rows = held_out_rows(target)
     if rows is not None and len(rows) >= 2:

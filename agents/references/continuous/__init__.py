@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "bijection": ["Bijection", "random_permutations", "random_rotations"],
         "blur": ["blur"],
+        "catalogue": ["CONTINUOUS_REFERENCES", "get_continuous_reference"],
         "cold": ["ColdTransform"],
         "gaussian_interpolation": ["GaussianInterpolation"],
         "gaussian_noise": ["GaussianNoise"],
