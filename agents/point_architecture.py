@@ -4,16 +4,16 @@ import torch
 
 from ..envs.spaces import Continuous
 from .config import AgentConfig
+from .denoising_agent import DenoisingAgent
 from .point_network import PointNetwork
 from .references.continuous.catalogue import get_continuous_reference
-from .token_agent import TokenAgent
 
 __all__ = ["build_point_agent"]
 
 
 def build_point_agent(
     space: Continuous, *, scale: float, steps: int | None = None, config: AgentConfig | None = None
-) -> TokenAgent:
+) -> DenoisingAgent:
     """Agent for data of real numbers, in torch's default dtype, with freshly initialised parameters.
 
     Args:
@@ -32,4 +32,4 @@ def build_point_agent(
     config = config or AgentConfig()
     reference = get_continuous_reference(config.reference or "noise_preserving", space, steps, scale)
     network = PointNetwork(reference, width=config.width, depth=config.depth)
-    return TokenAgent(reference, network).to(torch.get_default_dtype())
+    return DenoisingAgent(reference, network).to(torch.get_default_dtype())

@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..agents.denoising_agent import DenoisingAgent
 from ..agents.policies import Policies
-from ..agents.token_agent import TokenAgent
 from ..envs.target import Target
 from .data_batches import checked
 from .likelihood import likelihood_bound
@@ -50,7 +50,7 @@ def bounds_of_samples(agent: Policies, x: Tensor) -> Tensor:
         tensor([-4.1589, -4.1589], dtype=torch.float64)
     """
     if agent.trains_levels:
-        return likelihood_bound(cast(TokenAgent, agent), x, draws=_LEVELS).per_sample
+        return likelihood_bound(cast(DenoisingAgent, agent), x, draws=_LEVELS).per_sample
     size = max(1, _NUMBERS_PER_CHUNK // ((agent.steps + 1) * math.prod(agent.space.shape) * 32))
     zeros = agent.log_z.new_zeros(len(x))
     parts = [
@@ -81,7 +81,7 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
     """
     bits = math.prod(target.space.shape) * math.log(2.0)
     numbers: dict[str, float | None] = dict.fromkeys(LIKELIHOODS)
-    if agent.trains_levels and not cast(TokenAgent, agent).reference.has_density:
+    if agent.trains_levels and not cast(DenoisingAgent, agent).reference.has_density:
         return numbers
 
     def bounds(x: Tensor, times: int) -> Tensor:

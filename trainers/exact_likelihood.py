@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
+from ..agents.denoising_agent import DenoisingAgent
 from ..agents.references.tokens.reference import TokenReference
-from ..agents.token_agent import TokenAgent
 from ..envs.errors import InputError
 
 __all__ = ["exact_bound", "exact_law"]
 
 
 @torch.no_grad()
-def exact_bound(agent: TokenAgent, x: Tensor) -> Tensor:
+def exact_bound(agent: DenoisingAgent, x: Tensor) -> Tensor:
     """The bound of `likelihood` for each sample, `[n, length] -> [n]`: a sum over all levels and all states.
 
     Costs T · states² step probabilities; of masks there are (vocabulary + 1)^length states.
@@ -25,7 +25,7 @@ def exact_bound(agent: TokenAgent, x: Tensor) -> Tensor:
         >>> from ebbflow.agents.references.tokens import MaskOneRandom
         >>> from ebbflow.envs import Tokens
         >>> space = Tokens(length=2, vocabulary=2)
-        >>> agent = TokenAgent(MaskOneRandom(space), TokenNetwork(space, steps=2, width=8))
+        >>> agent = DenoisingAgent(MaskOneRandom(space), TokenNetwork(space, steps=2, width=8))
         >>> exact_bound(agent, torch.tensor([[0, 1]])).exp()  # untrained
         tensor([0.2500])
     """
@@ -42,7 +42,7 @@ def exact_bound(agent: TokenAgent, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def exact_law(agent: TokenAgent) -> Tensor:
+def exact_law(agent: DenoisingAgent) -> Tensor:
     """Probability that generation ends in each sample, `[vocabulary ** length]`, in the order of `space.all_states()`.
 
     Raises:
@@ -53,7 +53,7 @@ def exact_law(agent: TokenAgent) -> Tensor:
         >>> from ebbflow.agents.references.tokens import MaskOneRandom
         >>> from ebbflow.envs import Tokens
         >>> space = Tokens(length=2, vocabulary=2)
-        >>> exact_law(TokenAgent(MaskOneRandom(space), TokenNetwork(space, steps=2, width=8)))
+        >>> exact_law(DenoisingAgent(MaskOneRandom(space), TokenNetwork(space, steps=2, width=8)))
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
     reference = _tokens(agent)
@@ -64,13 +64,13 @@ def exact_law(agent: TokenAgent) -> Tensor:
     return law[(states != reference.space.mask).all(-1)]
 
 
-def _tokens(agent: TokenAgent) -> TokenReference:
+def _tokens(agent: DenoisingAgent) -> TokenReference:
     if not isinstance(agent.reference, TokenReference):
         raise InputError(f"agent: expected a reference of tokens, got {type(agent.reference).__name__}")
     return agent.reference
 
 
-def _generation(agent: TokenAgent, states: Tensor, k: int) -> Tensor:
+def _generation(agent: DenoisingAgent, states: Tensor, k: int) -> Tensor:
     """log p→ from each state to each state, `[x_k, x_{k+1}]`."""
     guess = agent.guess(states, k).unsqueeze(1)
     return agent.reference.log_prob_reverse(guess, states, states.unsqueeze(1), k)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..agents.token_agent import TokenAgent
+from ..agents.denoising_agent import DenoisingAgent
 from ..envs.errors import InputError, whole_number
 from .objectives.random_level import destroyed_pair, draw_steps
 
@@ -46,7 +46,7 @@ class LikelihoodBound(NamedTuple):
 
 @torch.no_grad()
 def likelihood_bound(
-    agent: TokenAgent, x: Tensor, *, draws: int = 16, level_law: Sequence[float] | Tensor | None = None
+    agent: DenoisingAgent, x: Tensor, *, draws: int = 16, level_law: Sequence[float] | Tensor | None = None
 ) -> LikelihoodBound:
     """Estimate the bound of samples by random levels (module docstring).
 
@@ -66,7 +66,7 @@ def likelihood_bound(
         >>> from ebbflow.agents.references.tokens import MaskOneRandom
         >>> from ebbflow.envs import Tokens
         >>> space = Tokens(length=3, vocabulary=4)
-        >>> agent = TokenAgent(MaskOneRandom(space), TokenNetwork(space, steps=3, width=8))
+        >>> agent = DenoisingAgent(MaskOneRandom(space), TokenNetwork(space, steps=3, width=8))
         >>> bound = likelihood_bound(agent, torch.randint(4, (10, 3)))
         >>> round(bound.nats, 4), round(bound.bits_per_token, 4)  # untrained: 3 log 4, and the two bits of 4 tokens
         (-4.1589, 2.0)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ebbflow.agents import PointNetwork, TimeGrid, TokenAgent
+from ebbflow.agents import DenoisingAgent, PointNetwork, TimeGrid
 from ebbflow.agents.references import brownian_bridge, geometric_noise, variance_exploding, variance_preserving
 from ebbflow.agents.references.continuous import GaussianInterpolation, GaussianNoise
 from ebbflow.envs import Compressed, Continuous, InputError, Tokens
@@ -245,7 +245,7 @@ def test_steps_are_drawn_by_what_the_best_guess_costs(dense):
 
 
 def test_paths_hold_what_the_agent_says_of_them(dense):
-    agent = TokenAgent(dense, PointNetwork(dense, width=8))
+    agent = DenoisingAgent(dense, PointNetwork(dense, width=8))
     torch.nn.init.normal_(agent.network.out.weight, std=0.3)
     x = torch.randn(7, DIM)
     for paths in (agent.destroy(x), agent.generate(7)):
@@ -311,7 +311,7 @@ def test_densities_that_do_not_exist():
 
 def test_states_that_do_not_fit():
     reference = REFERENCES["preserving"]()
-    agent = TokenAgent(reference, PointNetwork(reference, width=8))
+    agent = DenoisingAgent(reference, PointNetwork(reference, width=8))
     for x, message in [
         (torch.zeros(2, DIM + 1), r"x: expected floating-point states \[..., 3\], got \[2, 4\]"),
         (torch.zeros(2, DIM, dtype=torch.int64), r"x: expected floating-point states .* of torch.int64"),
@@ -321,4 +321,4 @@ def test_states_that_do_not_fit():
         with pytest.raises(InputError, match=message):
             agent.destroy(x)
     with pytest.raises(InputError, match=r"network: expected a guess \[5, 3\], got \[5, 2\]"):
-        TokenAgent(reference, lambda state, k: state[..., :2]).generate(5)
+        DenoisingAgent(reference, lambda state, k: state[..., :2]).generate(5)

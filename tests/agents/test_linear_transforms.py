@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ebbflow.agents import PointNetwork, TokenAgent
+from ebbflow.agents import DenoisingAgent, PointNetwork
 from ebbflow.agents.references import geometric_noise
 from ebbflow.agents.references.continuous import (
     Bijection,
@@ -71,7 +71,7 @@ def test_steps_of_their_own_for_each_state(reference):
 
 def test_the_right_guess_undoes_all_of_it(reference):
     x = torch.randn(4, 64)
-    agent = TokenAgent(reference, lambda state, k: x.expand(state.shape))
+    agent = DenoisingAgent(reference, lambda state, k: x.expand(state.shape))
     state = reference.sample_level(x, 0)
     for k in range(reference.steps):
         state = reference.sample_reverse(agent.guess(state, k), state, k)
@@ -131,7 +131,7 @@ def test_a_destroyed_law_may_be_given():
     data = torch.randn(5, 64)
     reference = REFERENCES["rotations"]()
     reference.law_of(reference.sample_level(data, 0))
-    agent = TokenAgent(reference, lambda state, k: torch.zeros_like(state))
+    agent = DenoisingAgent(reference, lambda state, k: torch.zeros_like(state))
     samples = agent.generate(200)["state"][:, -1]
     nearest = torch.cdist(samples, data, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
     assert nearest.values.max() < 1e-9 and nearest.indices.unique().numel() == 5
@@ -148,7 +148,7 @@ def test_down_to_a_point_there_is_one_sample():
         reference = REFERENCES[name]()
         assert reference.ranks[0] == 0
         torch.testing.assert_close(reference.sample_destroyed(3), reference.centre.expand(3, -1))
-        samples = TokenAgent(reference, PointNetwork(reference, width=8)).generate(4)["state"][:, -1]
+        samples = DenoisingAgent(reference, PointNetwork(reference, width=8)).generate(4)["state"][:, -1]
         torch.testing.assert_close(samples, samples[:1].expand(4, -1))
 
 
@@ -216,8 +216,8 @@ def test_densities_do_not_exist(reference):
         lambda: reference.log_prob_step_given(x, x, x, 0),
         lambda: reference.log_prob_level(x, x, 0),
         lambda: reference.log_prob_reverse(x, x, x, 0),
-        lambda: TokenAgent(reference, lambda state, k: state).log_ratio(
-            TokenAgent(reference, lambda state, k: state).destroy(x)
+        lambda: DenoisingAgent(reference, lambda state, k: state).log_ratio(
+            DenoisingAgent(reference, lambda state, k: state).destroy(x)
         ),
     ):
         with pytest.raises(InputError, match=r"reference: .* has no density of a .*, which is deterministic, so that"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebbflow.agents import Origin, PointNetwork, TimeGrid, TokenAgent
+from ebbflow.agents import DenoisingAgent, Origin, PointNetwork, TimeGrid
 from ebbflow.agents.references import Reference, brownian_bridge, geometric_noise, variance_preserving
 from ebbflow.agents.references.continuous import GaussianInterpolation, GaussianNoise, pixelate
 from ebbflow.envs import Continuous, InputError
@@ -57,7 +57,7 @@ def best(reference):
         sample = MEAN + (((state - a * MEAN) @ AXES) * a * VARIANCES / seen) @ AXES.T
         return sample if reference.guess == "sample" else (state - a * sample) / v.sqrt()
 
-    return TokenAgent(reference, guess).double()
+    return DenoisingAgent(reference, guess).double()
 
 
 def stated_bound(reference):
@@ -225,7 +225,7 @@ def test_samples_have_the_mean_and_the_covariance_of_the_data(name):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_the_loss_has_the_mean_of_whole_paths_and_its_gradient(name):
     reference = REFERENCES[name](5)
-    agent = TokenAgent(reference, PointNetwork(reference, width=8))
+    agent = DenoisingAgent(reference, PointNetwork(reference, width=8))
     torch.nn.init.normal_(agent.network.out.weight, std=0.3)
     x = torch.tensor([[1.0, -0.5], [-1.0, -2.0]]).repeat(15_000, 1)
     leaning = torch.linspace(2.0, 1.0, 5)
@@ -244,7 +244,7 @@ def test_no_other_guess_has_a_smaller_loss(name):
     reference = REFERENCES[name](5)
     offset = torch.zeros(5, DIM, requires_grad=True)
     right = best(reference)
-    agent = TokenAgent(reference, lambda state, k: right.guess(state, k) + offset[k])
+    agent = DenoisingAgent(reference, lambda state, k: right.guess(state, k) + offset[k])
     data = MEAN + torch.cat([torch.eye(DIM), -torch.eye(DIM)]) @ (AXES * (DIM * VARIANCES).sqrt()).T
     mean = exact(agent, data).mean()
     (gradient,) = torch.autograd.grad(mean, offset)
@@ -278,7 +278,7 @@ def train(agent, sample, iterations, batch=512):
 
 def test_a_trained_network_comes_close_to_the_log_likelihood():
     reference = GaussianNoise(SPACE, preserving(50))
-    agent = train(TokenAgent(reference, PointNetwork(reference, width=64)), four_points, 600)
+    agent = train(DenoisingAgent(reference, PointNetwork(reference, width=64)), four_points, 600)
     entropy = math.log(4) + math.log(2 * math.pi * math.e * 0.15**2)
     bound = likelihood_bound(agent, four_points(4_000))
     assert -0.5 < bound.nats + entropy < 4 * bound.stderr
@@ -291,7 +291,7 @@ def test_a_trained_network_comes_close_to_the_log_likelihood():
 
 def test_whole_paths_through_the_joint_loss_raise_the_same_bound():
     reference = GaussianNoise(SPACE, preserving(10))
-    agent = TokenAgent(reference, PointNetwork(reference, width=32))
+    agent = DenoisingAgent(reference, PointNetwork(reference, width=32))
     objective = JointLoss(agent, MaximumLikelihood())
     optimiser = torch.optim.Adam(agent.network.parameters(), lr=5e-3)
     before = likelihood_bound(agent, four_points(2_000)).nats
@@ -315,7 +315,7 @@ def test_cold_generation_restores_what_is_known_and_draws_what_is_given():
     reference = pixelate(8, 8, scale=0.5)
     x = bars(400)
     reference.law_of(reference.sample_level(x, 0))
-    agent = train(TokenAgent(reference, PointNetwork(reference, width=64)), bars, 400, batch=128)
+    agent = train(DenoisingAgent(reference, PointNetwork(reference, width=64)), bars, 400, batch=128)
     samples = agent.generate(200)["state"][:, -1]
     nearest = torch.cdist(samples, x).min(-1).values.square().mean()
     spread = (x - x.mean(0)).square().sum(-1).mean()
@@ -328,7 +328,7 @@ def test_cold_generation_restores_what_is_known_and_draws_what_is_given():
 def test_the_loss_of_a_deterministic_destruction_is_the_error_of_the_guess():
     reference = pixelate(8, 8)
     x = bars(2_000)
-    agent = TokenAgent(reference, lambda state, k: torch.zeros_like(state))
+    agent = DenoisingAgent(reference, lambda state, k: torch.zeros_like(state))
     assert random_level_loss(agent, x).item() == pytest.approx(3 * 0.5 * x.square().sum(-1).mean().item(), rel=1e-4)
 
 
@@ -337,7 +337,7 @@ def test_the_loss_of_a_deterministic_destruction_is_the_error_of_the_guess():
 
 def test_what_needs_densities_is_refused():
     reference = pixelate(8, 8)
-    agent = TokenAgent(reference, PointNetwork(reference, width=8))
+    agent = DenoisingAgent(reference, PointNetwork(reference, width=8))
     for ask in (
         lambda: likelihood_bound(agent, bars(4)),
         lambda: JointLoss(agent, MaximumLikelihood())(Origin.DATA.mark(agent.destroy(bars(4)))),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ebbflow.agents import AgentConfig, PointNetwork, TokenAgent, build_point_agent
+from ebbflow.agents import AgentConfig, DenoisingAgent, PointNetwork, build_point_agent
 from ebbflow.agents.references.continuous import ColdTransform, get_continuous_reference
 from ebbflow.envs import Continuous, InputError, Target
 from ebbflow.trainers import TrainConfig, Trainer, evaluate
@@ -43,7 +43,7 @@ def test_noise_is_learned_to_be_undone(name):
 def test_a_deterministic_destruction_is_trained_and_has_no_likelihood():
     drop = ColdTransform(SPACE, [[[1.0, 0.0], [0.0, 0.0]]])  # the second coordinate
     drop.law_of(drop.sample_level(Line().sample(2_000), 0))
-    agent = trained(TokenAgent(drop, PointNetwork(drop, width=32)), 200)
+    agent = trained(DenoisingAgent(drop, PointNetwork(drop, width=32)), 200)
     numbers = evaluate(agent, Line(), samples=500, seed=0)
     assert numbers["train_log_likelihood"] is None and numbers["sinkhorn"] is not None
     samples = agent.generate(500)["state"][:, -1]

@@ -22,8 +22,8 @@ from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
 from torchrl.objectives import LossModule
 
+from ...agents.denoising_agent import DenoisingAgent
 from ...agents.policies import Policies
-from ...agents.token_agent import TokenAgent
 from ...envs.channels.finite import probabilities
 from ...envs.errors import InputError
 from .path_objective import PathObjective
@@ -56,7 +56,7 @@ class RandomLevel(LossModule):
         2.0794
     """
 
-    agent: TokenAgent
+    agent: DenoisingAgent
     agent_params: TensorDictParams
     target_agent_params: TensorDictParams
 
@@ -88,7 +88,7 @@ class RandomLevel(LossModule):
         return TensorDict({"loss_generation": loss.mean(), **losses, "log_ratio": loss.detach()}, batch_size=[])
 
 
-def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
+def random_level_loss(agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
     """Scalar loss, in nats per sample where there are densities, of which one backward is enough; module docstring.
 
     Args:
@@ -105,7 +105,7 @@ def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float
         >>> from ebbflow.agents.references.tokens import mask_last
         >>> from ebbflow.envs import Tokens
         >>> space = Tokens(length=3, vocabulary=2)
-        >>> agent = TokenAgent(mask_last(space), TokenNetwork(space, steps=3, width=8))
+        >>> agent = DenoisingAgent(mask_last(space), TokenNetwork(space, steps=3, width=8))
         >>> loss = random_level_loss(agent, torch.tensor([[0, 1, 1], [1, 1, 0]]))
         >>> loss.backward()
         >>> round(loss.item(), 4)  # untrained: 3 log 2
@@ -115,7 +115,9 @@ def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float
     return random_level_losses(agent, x, level_law=level_law).mean()
 
 
-def random_level_losses(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
+def random_level_losses(
+    agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None
+) -> Tensor:
     """The loss of each sample, `[n]`, of which `random_level_loss` is the mean; samples are not checked.
 
     Example:
@@ -133,7 +135,7 @@ def random_level_losses(agent: TokenAgent, x: Tensor, *, level_law: Sequence[flo
 
 
 @torch.no_grad()
-def destroyed_pair(agent: TokenAgent, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+def destroyed_pair(agent: DenoisingAgent, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """x_k and x_{k+1} of samples `[..., *space]` at steps k `[...]`."""
     following = agent.reference.sample_level(x, k + 1)
     return agent.reference.sample_step_given(following, x, k), following

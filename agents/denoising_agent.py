@@ -25,10 +25,10 @@ from .policies import PathLogProbs, Policies
 from .references.reference import Reference
 from .rollout import Density
 
-__all__ = ["TokenAgent"]
+__all__ = ["DenoisingAgent"]
 
 
-class TokenAgent(Policies):
+class DenoisingAgent(Policies):
     """A generation policy over the time reversal of a reference, which destroys.
 
     The same network may serve several references of the same number of steps: one trained under random masking, put
@@ -51,7 +51,7 @@ class TokenAgent(Policies):
         >>> from ebbflow.agents import TokenNetwork
         >>> from ebbflow.agents.references.tokens import MaskOneRandom
         >>> reference = MaskOneRandom(Tokens(length=3, vocabulary=4))
-        >>> agent = TokenAgent(reference, TokenNetwork(reference.space, reference.steps, width=8))
+        >>> agent = DenoisingAgent(reference, TokenNetwork(reference.space, reference.steps, width=8))
         >>> agent.generate(5)["state"].shape
         torch.Size([5, 4, 3])
         >>> paths = agent.destroy(torch.tensor([[0, 1, 2], [3, 3, 3]]))
