@@ -50,7 +50,8 @@ class RandomLevel(LossModule):
     Example:
         >>> from ebbflow.agents import AgentConfig, build_token_agent
         >>> from ebbflow.envs import Tokens
-        >>> agent = build_token_agent(Tokens(length=3, vocabulary=2), config=AgentConfig(width=8))
+        >>> config = AgentConfig(reference="mask_last", width=8)
+        >>> agent = build_token_agent(Tokens(length=3, vocabulary=2), config=config)
         >>> losses = RandomLevel(agent)(TensorDict({"state": torch.tensor([[[0, 1, 1]]])}, batch_size=[1]))
         >>> round(losses["loss_generation"].item(), 4)  # untrained: 3 log 2
         2.0794
