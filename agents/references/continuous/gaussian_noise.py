@@ -204,7 +204,7 @@ class GaussianNoise(ContinuousReference):
 
     def known_term(self, k: int | Tensor) -> Tensor:
         """`mean_log_prob_reverse` of the right guess plus the entropy of the step, `[...]`."""
-        like = self.step_variance.to(torch.get_default_dtype())
+        like = self.step_variance.to(torch.as_tensor(k).device, torch.get_default_dtype())
         k = self._step(k, like)
         u = at(self.reverse_variance, k, like).squeeze(-1)
         return self._entropy(k, like) - self._excess(k, like) - 0.5 * self.space.dim * (2.0 * math.pi * u).log()
