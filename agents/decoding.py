@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 from ..envs.errors import InputError, whole_number
+from .denoising_agent import DenoisingAgent
 from .references.tokens.mask_in_order import check_order
 from .references.tokens.mask_one_random import MaskOneRandom
 from .references.tokens.one_position import draw
-from .token_agent import TokenAgent
 
 __all__ = ["decode"]
 
 
 @torch.no_grad()
-def decode(agent: TokenAgent, n: int, *, order: str | Sequence[int] | Tensor = "random", block: int = 1) -> Tensor:
+def decode(agent: DenoisingAgent, n: int, *, order: str | Sequence[int] | Tensor = "random", block: int = 1) -> Tensor:
     """`n` samples, `[n, length]`, of an agent whose reference is `MaskOneRandom`.
 
     With `block` = 1 and random order they have the law of `agent.generate`; in a stated order, that of
-    `TokenAgent(MaskInOrder(space, order), agent.network)`, whose likelihood bound is then that of this decoding.
+    `DenoisingAgent(MaskInOrder(space, order), agent.network)`, whose likelihood bound is then that of this decoding.
 
     Args:
         agent: the agent.
@@ -44,7 +44,7 @@ def decode(agent: TokenAgent, n: int, *, order: str | Sequence[int] | Tensor = "
         >>> from ebbflow.agents import TokenNetwork
         >>> from ebbflow.envs import Tokens
         >>> space = Tokens(length=4, vocabulary=3)
-        >>> agent = TokenAgent(MaskOneRandom(space), TokenNetwork(space, steps=4, width=8))
+        >>> agent = DenoisingAgent(MaskOneRandom(space), TokenNetwork(space, steps=4, width=8))
         >>> decode(agent, 5, order="left_to_right").shape
         torch.Size([5, 4])
         >>> decode(agent, 5, order=[3, 0, 2, 1], block=2).shape  # in two passes of the network
@@ -52,14 +52,15 @@ def decode(agent: TokenAgent, n: int, *, order: str | Sequence[int] | Tensor = "
     """
     if not isinstance(agent.reference, MaskOneRandom):
         raise InputError(f"agent: expected the reference MaskOneRandom, got {type(agent.reference).__name__}")
+    space = agent.reference.space
     whole_number("n", n, least=1)
     whole_number("block", block, least=1)
-    state = agent.space.fully_masked(n).to(agent.log_z.device)
+    state = space.fully_masked(n).to(agent.log_z.device)
     positions = _positions(order, state)
-    for first in range(0, agent.space.length, block):
+    for first in range(0, space.length, block):
         here = positions[:, first : first + block]  # [n, block]
         laws = agent.guess(state, first).softmax(-1)  # [n, length, vocabulary]
-        tokens = draw(laws.gather(1, here.unsqueeze(-1).expand(-1, -1, agent.space.vocabulary)))
+        tokens = draw(laws.gather(1, here.unsqueeze(-1).expand(-1, -1, space.vocabulary)))
         state = state.scatter(1, here, tokens)
     return state
 

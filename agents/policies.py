@@ -1,7 +1,7 @@
 r"""What every agent offers: a generation policy, a destruction policy and log Z over one state space.
 
 Whoever trains, remembers, evaluates or draws asks for this, and not for what the policies are made of: `Agent` takes
-Gaussian steps, `TokenAgent` guesses tokens. A trajectory is a TensorDict of batch `[B]` with `state`
+Gaussian steps, `DenoisingAgent` guesses the sample. A trajectory is a TensorDict of batch `[B]` with `state`
 `[B, T+1, *space.shape]` and `log_reward` `[B]`; x_0 is fully destroyed, x_T a sample. Its log-ratio is
 
     D(τ) = log p_0(x_0) + Σ_k log p→(x_{k+1} | x_k) − log R(x_T) − Σ_k log p←(x_k | x_{k+1}).

@@ -4,14 +4,14 @@ import torch
 
 from ..envs.spaces import Tokens
 from .config import AgentConfig
+from .denoising_agent import DenoisingAgent
 from .references.tokens.catalogue import get_token_reference
-from .token_agent import TokenAgent
 from .token_network import TokenNetwork
 
 __all__ = ["build_token_agent"]
 
 
-def build_token_agent(space: Tokens, *, steps: int | None = None, config: AgentConfig | None = None) -> TokenAgent:
+def build_token_agent(space: Tokens, *, steps: int | None = None, config: AgentConfig | None = None) -> DenoisingAgent:
     """Agent for a token space, in torch's default dtype, with freshly initialised parameters.
 
     Args:
@@ -29,4 +29,4 @@ def build_token_agent(space: Tokens, *, steps: int | None = None, config: AgentC
     config = config or AgentConfig()
     reference = get_token_reference(config.reference or "mask_one_random", space, steps)
     network = TokenNetwork(space, reference.steps, width=config.width, depth=config.depth)
-    return TokenAgent(reference, network).to(torch.get_default_dtype())
+    return DenoisingAgent(reference, network).to(torch.get_default_dtype())

@@ -84,6 +84,22 @@ class Continuous:
         """States as points `[..., width]` whose Euclidean distance says how far they are apart: themselves."""
         return state
 
+    def check(self, name: str, state: object) -> Tensor:
+        """Return `state` if it holds states: finite floating-point numbers `[..., dim]`.
+
+        Raises:
+            InputError: otherwise; it names the field, `name`.
+        """
+        if not isinstance(state, Tensor):
+            raise InputError(f"{name}: expected a tensor of states [..., {self.dim}], got {type(state).__name__}")
+        if not state.is_floating_point() or state.shape[-1:] != self.shape:
+            raise InputError(
+                f"{name}: expected floating-point states [..., {self.dim}], got {list(state.shape)} of {state.dtype}"
+            )
+        if not bool(state.isfinite().all()):
+            raise InputError(f"{name}: expected finite numbers, got {float(state[~state.isfinite()][0])}")
+        return state
+
 
 @dataclass(frozen=True)
 class Compressed(Continuous):

@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from ..agents.denoising_agent import DenoisingAgent
 from ..agents.policies import Policies
-from ..agents.token_agent import TokenAgent
 from ..envs.target import Target
 from .data_batches import checked
 from .likelihood import likelihood_bound
@@ -50,7 +50,7 @@ def bounds_of_samples(agent: Policies, x: Tensor) -> Tensor:
         tensor([-4.1589, -4.1589], dtype=torch.float64)
     """
     if agent.trains_levels:
-        return likelihood_bound(cast(TokenAgent, agent), x, draws=_LEVELS).per_sample
+        return likelihood_bound(cast(DenoisingAgent, agent), x, draws=_LEVELS).per_sample
     size = max(1, _NUMBERS_PER_CHUNK // ((agent.steps + 1) * math.prod(agent.space.shape) * 32))
     zeros = agent.log_z.new_zeros(len(x))
     parts = [
@@ -64,6 +64,7 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
     """The numbers `LIKELIHOODS`: of held-out samples, with the error of their mean, and of samples trained on.
 
     Of held-out samples all are taken, as often as `samples` allow, at least once; without any, their numbers are None.
+    Of a deterministic destruction, which has no densities, all are.
 
     Random numbers come from torch's global generator.
 
@@ -75,10 +76,13 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
         ...         return torch.randint(2, (n, 3))
         >>> coins = Coins(Tokens(length=3, vocabulary=2))
         >>> agent = build_token_agent(coins.space, config=AgentConfig(width=8))
-        >>> likelihood_numbers(agent, coins, samples=10)["train_bits_per_dimension"]
+        >>> round(likelihood_numbers(agent, coins, samples=10)["train_bits_per_dimension"], 4)
         1.0
     """
     bits = math.prod(target.space.shape) * math.log(2.0)
+    numbers: dict[str, float | None] = dict.fromkeys(LIKELIHOODS)
+    if agent.trains_levels and not cast(DenoisingAgent, agent).reference.has_density:
+        return numbers
 
     def bounds(x: Tensor, times: int) -> Tensor:
         x = checked(target, x).to(agent.log_z.device)
@@ -86,7 +90,6 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
         return torch.stack([bounds_of_samples(agent, x) for _ in range(times)]).mean(0)
 
     train = bounds(target.sample(samples), 1).mean().item()
-    numbers: dict[str, float | None] = dict.fromkeys(LIKELIHOODS)
     numbers |= {"train_log_likelihood": train, "train_bits_per_dimension": -train / bits}
     rows = held_out_rows(target)
     if rows is not None and len(rows) >= 2:

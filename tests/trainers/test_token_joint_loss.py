@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ebbflow.agents import Origin, TokenAgent, TokenNetwork
+from ebbflow.agents import DenoisingAgent, Origin, TokenNetwork
 from ebbflow.agents.references.tokens import MaskOneRandom, ShuffleOneToken, mask_last
 from ebbflow.envs import InputError, Tokens
 from ebbflow.trainers import exact_bound
@@ -21,7 +21,7 @@ def batch(agent, n):
 
 
 def loss_of(reference, objective=None):
-    agent = TokenAgent(reference, TokenNetwork(SPACE, reference.steps, width=32))
+    agent = DenoisingAgent(reference, TokenNetwork(SPACE, reference.steps, width=32))
     return JointLoss(agent, objective or MaximumLikelihood()), agent
 
 

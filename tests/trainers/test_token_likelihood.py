@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ebbflow.agents import TokenAgent, TokenNetwork, decode
+from ebbflow.agents import DenoisingAgent, TokenNetwork, decode
 from ebbflow.agents.references.tokens import (
     Masking,
     MaskInOrder,
@@ -101,7 +101,7 @@ def chi_square(samples, law=LAW):
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("name", MASKINGS)
 def test_the_bound_of_masking_is_the_log_likelihood(name):
-    agent = TokenAgent(MASKINGS[name](), masked_conditionals)
+    agent = DenoisingAgent(MASKINGS[name](), masked_conditionals)
     torch.testing.assert_close(exact_bound(agent, STATES), LAW.log(), rtol=0, atol=1e-10)
     torch.testing.assert_close(exact_law(agent), LAW, rtol=0, atol=1e-10)
     estimates = torch.stack([agent.log_ratio(agent.destroy(STATES)) for _ in range(5)])  # whole paths: no spread at all
@@ -118,7 +118,7 @@ def test_the_bound_of_shuffling_is_loose_where_positions_are_drawn_uniformly():
     gaps = {}
     for steps in (3, 12, 24):
         reference = ShuffleOneToken(SPACE, steps=steps)
-        agent = TokenAgent(reference, shuffled_conditionals(reference))
+        agent = DenoisingAgent(reference, shuffled_conditionals(reference))
         gaps[steps] = mean_gap(agent)
         assert gaps[steps] == pytest.approx(path_divergence(agent), abs=1e-10)
     assert gaps == pytest.approx({3: 0.04466, 12: 0.04084, 24: 0.04084}, abs=1e-5)
@@ -130,7 +130,7 @@ def test_the_bound_of_shuffling_is_loose_where_positions_are_drawn_uniformly():
 def test_with_positions_to_learn_shuffling_loses_only_what_is_not_destroyed(steps, stated):
     """KL(x_0 ‖ p_0), in nats: the time reversal is exact."""
     reference = ShuffleOneToken(SPACE, steps=steps, positions="learned")
-    agent = TokenAgent(reference, shuffled_conditionals(reference))
+    agent = DenoisingAgent(reference, shuffled_conditionals(reference))
     left = LAW @ reference.log_prob_level(STATES, STATES.unsqueeze(1), 0).exp()
     remainder = (left * (left.log() + math.log(27))).sum().item()
     assert mean_gap(agent) == pytest.approx(remainder, abs=1e-10)
@@ -143,7 +143,7 @@ def test_with_positions_to_learn_shuffling_loses_only_what_is_not_destroyed(step
 def test_the_bound_is_one_for_every_sample_and_every_network(name):
     reference = (MASKINGS | SHUFFLES)[name]()
     network = untrained(reference)
-    agent = TokenAgent(reference, network)
+    agent = DenoisingAgent(reference, network)
     law = exact_law(agent)
     assert law.sum().item() == pytest.approx(1.0, abs=1e-12)
     assert (exact_bound(agent, STATES) <= law.log() + 1e-12).all()
@@ -164,7 +164,7 @@ def untrained(reference, spread=0.3):
 @pytest.mark.parametrize("leaning", [False, True])
 def test_the_estimate_is_unbiased_whatever_the_law_of_levels(name, leaning):
     reference = (MASKINGS | SHUFFLES)[name]()
-    agent = TokenAgent(reference, untrained(reference))
+    agent = DenoisingAgent(reference, untrained(reference))
     law = torch.linspace(1.0, 2.0, reference.steps) if leaning else None
     for sample in STATES[[3, 19]]:
         bound = likelihood_bound(
@@ -180,7 +180,7 @@ def test_the_estimate_is_unbiased_whatever_the_law_of_levels(name, leaning):
 @pytest.mark.usefixtures("double_precision")
 def test_the_error_of_the_estimate_is_its_spread():
     reference = MaskOneRandom(SPACE)
-    agent = TokenAgent(reference, untrained(reference))
+    agent = DenoisingAgent(reference, untrained(reference))
     samples = STATES[torch.multinomial(LAW, 200, replacement=True)]
     bounds = [likelihood_bound(agent, samples[torch.randint(200, (200,))], draws=2) for _ in range(100)]
     spread = torch.tensor([bound.nats for bound in bounds]).std().item()
@@ -193,7 +193,7 @@ def test_the_error_of_the_estimate_is_its_spread():
 def test_the_loss_has_the_mean_of_whole_paths_and_its_gradient(name):
     """For any law of levels; compared with the sum over all steps of destroyed paths."""
     reference = (MASKINGS | SHUFFLES)[name]()
-    agent = TokenAgent(reference, untrained(reference))
+    agent = DenoisingAgent(reference, untrained(reference))
     samples = STATES[[3, 19]].repeat(20_000, 1)
     leaning = torch.linspace(2.0, 1.0, reference.steps)
     whole = -agent.path_log_probs(agent.destroy(samples)).generation.sum(-1).mean()
@@ -209,7 +209,7 @@ def test_the_loss_has_the_mean_of_whole_paths_and_its_gradient(name):
 def test_what_is_averaged_has_the_mean_of_what_is_drawn(name):
     """Over the states x_{k+1} that lie between one sample and one x_k, by Bayes' rule."""
     reference = (MASKINGS | SHUFFLES)[name]()
-    agent = TokenAgent(reference, untrained(reference))
+    agent = DenoisingAgent(reference, untrained(reference))
     states, sample = reference.all_states(), STATES[19]
     for k in range(reference.steps):
         levels = reference.log_prob_level(states, sample, k + 1).exp()
@@ -229,7 +229,7 @@ def trained(request):
     """An agent trained on random levels of samples of the data, for a few seconds."""
     torch.manual_seed(0)
     reference = (MASKINGS | SHUFFLES)[request.param]()
-    agent = TokenAgent(reference, TokenNetwork(SPACE, reference.steps, width=64))
+    agent = DenoisingAgent(reference, TokenNetwork(SPACE, reference.steps, width=64))
     optimiser = torch.optim.Adam(agent.network.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1000)
     for _ in range(1000):
@@ -258,7 +258,7 @@ def test_its_samples_have_the_law_of_the_data(trained):
 def test_trained_at_random_it_may_be_judged_in_order(trained):
     if isinstance(trained.reference, MaskOneRandom):
         for order in ([0, 1, 2], [2, 0, 1]):
-            assert mean_gap(TokenAgent(MaskInOrder(SPACE, order), trained.network)) < 0.002
+            assert mean_gap(DenoisingAgent(MaskInOrder(SPACE, order), trained.network)) < 0.002
 
 
 # Decoding -------------------------------------------------------------------------------------------------------------
@@ -267,13 +267,13 @@ def test_trained_at_random_it_may_be_judged_in_order(trained):
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("order", ["random", "left_to_right", [1, 2, 0]])
 def test_one_token_at_a_time_is_exact(order):
-    agent = TokenAgent(MaskOneRandom(SPACE), masked_conditionals)
+    agent = DenoisingAgent(MaskOneRandom(SPACE), masked_conditionals)
     assert chi_square(decode(agent, 4_000, order=order)) > 1e-3
 
 
 @pytest.mark.usefixtures("double_precision")
 def test_a_block_draws_its_tokens_as_if_they_were_independent():
-    agent = TokenAgent(MaskOneRandom(SPACE), masked_conditionals)
+    agent = DenoisingAgent(MaskOneRandom(SPACE), masked_conditionals)
     one_hot = torch.nn.functional.one_hot(STATES, 3).double()  # [27, 3, 3]
     marginals = torch.einsum("s,sia->ia", LAW, one_hot)
     product = torch.einsum("sia,ia->si", one_hot, marginals).prod(-1)
@@ -301,7 +301,7 @@ def test_a_block_draws_its_tokens_as_if_they_were_independent():
     ],
 )
 def test_estimates_of_what_does_not_fit(change, message):
-    agent = TokenAgent(mask_last(SPACE), TokenNetwork(SPACE, 3, width=8))
+    agent = DenoisingAgent(mask_last(SPACE), TokenNetwork(SPACE, 3, width=8))
     with pytest.raises(InputError, match=message):
         likelihood_bound(agent, **{"x": STATES, **change})
     if "draws" not in change and len(change.get("x", STATES)) > 1:

@@ -1,15 +1,17 @@
-r"""Maximum likelihood on random levels: what a policy for tokens learns of one destroyed state of each sample.
+r"""Maximum likelihood on random levels: what a policy learns of one destroyed state of each sample.
 
 The negative likelihood bound is, but for terms without parameters, a sum over T steps. Drawing one step k of law w
 and weighing it by its inverse has the sum as its mean, whatever the law; for the uniform law that is the T-fold:
 
-    loss = −E_x E_{k ~ w} E_{x_{k+1}, x_k | x} [ log p→(x_{k+1} | x_k) / w_k ],        w_k = 1/T by default
+    loss = −E_x E_{k ~ w} E_{x_{k+1}, x_k | x} [ log p→(x_{k+1} | x_k) / w_k ],        w_k = 1/T for most
 
 x_{k+1} is drawn from x in one go and x_k by one step: an iteration passes one state of each sample, not T, through the
 network. Where it is closed, the mean over the x_{k+1} that x_k may have come from takes the place of the one drawn:
-under random masking, an iteration learns from all masked positions. Compare `MaximumLikelihood`, which takes whole
+under random masking, an iteration learns from all masked positions; under Gaussian noise, what is left is the closed
+Gaussian divergence. A deterministic transform has no densities, and then the loss is no likelihood: it is the summed
+error of the guess, ½ ‖x̂_T − x_T‖² in place of −log p→. Compare `MaximumLikelihood`, which takes whole
 paths: the same loss, with more of each sample in an iteration.
-Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037.
+Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037; arXiv 2006.11239; arXiv 2208.09392.
 """
 
 from collections.abc import Sequence
@@ -20,8 +22,8 @@ from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
 from torchrl.objectives import LossModule
 
+from ...agents.denoising_agent import DenoisingAgent
 from ...agents.policies import Policies
-from ...agents.token_agent import TokenAgent
 from ...envs.channels.finite import probabilities
 from ...envs.errors import InputError
 from .path_objective import PathObjective
@@ -48,13 +50,14 @@ class RandomLevel(LossModule):
     Example:
         >>> from ebbflow.agents import AgentConfig, build_token_agent
         >>> from ebbflow.envs import Tokens
-        >>> agent = build_token_agent(Tokens(length=3, vocabulary=2), config=AgentConfig(width=8))
+        >>> config = AgentConfig(reference="mask_last", width=8)
+        >>> agent = build_token_agent(Tokens(length=3, vocabulary=2), config=config)
         >>> losses = RandomLevel(agent)(TensorDict({"state": torch.tensor([[[0, 1, 1]]])}, batch_size=[1]))
         >>> round(losses["loss_generation"].item(), 4)  # untrained: 3 log 2
         2.0794
     """
 
-    agent: TokenAgent
+    agent: DenoisingAgent
     agent_params: TensorDictParams
     target_agent_params: TensorDictParams
 
@@ -86,23 +89,24 @@ class RandomLevel(LossModule):
         return TensorDict({"loss_generation": loss.mean(), **losses, "log_ratio": loss.detach()}, batch_size=[])
 
 
-def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
-    """Scalar loss in nats per sample, of which one backward is enough; module docstring.
+def random_level_loss(agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
+    """Scalar loss, in nats per sample where there are densities, of which one backward is enough; module docstring.
 
     Args:
         agent: whose generation policy learns.
-        x: samples, int64 `[n, length]`.
-        level_law: probabilities w of the steps, `[T]`, all > 0; by default uniform. It changes the variance only.
+        x: samples, `[n, *space]`.
+        level_law: probabilities w of the steps, `[T]`, all > 0; by default those of the reference, `level_law`, or else
+            uniform. They change the variance only.
 
     Raises:
-        InputError: for anything but tokens of the space, and for a law that has a zero or another number of steps.
+        InputError: for anything but states of the space, and for a law that has a zero or another number of steps.
 
     Example:
         >>> from ebbflow.agents import TokenNetwork
         >>> from ebbflow.agents.references.tokens import mask_last
         >>> from ebbflow.envs import Tokens
         >>> space = Tokens(length=3, vocabulary=2)
-        >>> agent = TokenAgent(mask_last(space), TokenNetwork(space, steps=3, width=8))
+        >>> agent = DenoisingAgent(mask_last(space), TokenNetwork(space, steps=3, width=8))
         >>> loss = random_level_loss(agent, torch.tensor([[0, 1, 1], [1, 1, 0]]))
         >>> loss.backward()
         >>> round(loss.item(), 4)  # untrained: 3 log 2
@@ -112,7 +116,9 @@ def random_level_loss(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float
     return random_level_losses(agent, x, level_law=level_law).mean()
 
 
-def random_level_losses(agent: TokenAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
+def random_level_losses(
+    agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None
+) -> Tensor:
     """The loss of each sample, `[n]`, of which `random_level_loss` is the mean; samples are not checked.
 
     Example:
@@ -120,18 +126,20 @@ def random_level_losses(agent: TokenAgent, x: Tensor, *, level_law: Sequence[flo
         >>> from ebbflow.envs import Tokens
         >>> agent = build_token_agent(Tokens(length=1, vocabulary=2), config=AgentConfig(width=8))
         >>> random_level_losses(agent, torch.tensor([[0], [1]]))  # untrained: log 2
-        tensor([0.6931, 0.6931], grad_fn=<NegBackward0>)
+        tensor([0.6931, 0.6931], grad_fn=<MulBackward0>)
     """
-    k, weight = draw_steps(x.shape[:-1], agent.steps, level_law, x.device)
+    k, weight = draw_steps(
+        x.shape[:-1], agent.steps, agent.reference.level_law if level_law is None else level_law, x.device
+    )
     state, following = destroyed_pair(agent, x, k)
-    return -(weight * agent.mean_step_log_prob(x, following, state, k))
+    return weight * agent.step_cost(x, following, state, k)
 
 
 @torch.no_grad()
-def destroyed_pair(agent: TokenAgent, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """x_k and x_{k+1} of samples `[..., length]` at steps k `[...]`."""
+def destroyed_pair(agent: DenoisingAgent, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """x_k and x_{k+1} of samples `[..., *space]` at steps k `[...]`."""
     following = agent.reference.sample_level(x, k + 1)
-    return agent.reference.sample_step(following, k), following
+    return agent.reference.sample_step_given(following, x, k), following
 
 
 def draw_steps(

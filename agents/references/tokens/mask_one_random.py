@@ -64,11 +64,11 @@ class MaskOneRandom(Masking):
         return torch.where(possible, log_prob, -torch.inf)
 
     def mean_log_prob_reverse(
-        self, logits: Tensor, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor
+        self, guess: Tensor, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor
     ) -> Tensor:
         """The mean over all masked positions of log guess_i(x_{T, i}), minus log(T − k), `[...]`."""
         masked = state == self.space.mask
-        guessed = torch.where(masked, of_tokens(logits.log_softmax(-1), sample), 0.0).sum(-1) / masked.sum(-1)
+        guessed = torch.where(masked, of_tokens(guess.log_softmax(-1), sample), 0.0).sum(-1) / masked.sum(-1)
         return guessed - (self.steps - self._step(k, state)).to(guessed.dtype).log()
 
     def known_term(self, k: int | Tensor) -> Tensor:

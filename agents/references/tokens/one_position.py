@@ -27,15 +27,15 @@ class OnePosition(TokenReference):
         """log of P(i | x_k) · guess_i(token), `[..., length, vocabulary]`, normalised over both together."""
         return self.position_log_prob(state, k).unsqueeze(-1) + logits.log_softmax(-1)
 
-    def sample_reverse(self, logits: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+    def sample_reverse(self, guess: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """A position and a token, drawn together."""
-        drawn = draw(self.joint_log_prob(logits, state, k).exp().flatten(-2))
+        drawn = draw(self.joint_log_prob(guess, state, k).exp().flatten(-2))
         position = drawn.div(self.space.vocabulary, rounding_mode="floor")
         return self.space.transition(state, torch.stack([position, drawn % self.space.vocabulary], dim=-1), 0)
 
-    def log_prob_reverse(self, logits: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+    def log_prob_reverse(self, guess: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """The sum over positions of the module docstring; −inf for states that differ at two positions or more."""
-        joint = self.joint_log_prob(logits, state, k)
+        joint = self.joint_log_prob(guess, state, k)
         written = of_tokens(joint, following.clamp_max(self.space.vocabulary - 1))
         written = written.masked_fill(following == self.space.mask, -torch.inf)  # a mask is never guessed
         return log_sum_over_positions(written, state, following)

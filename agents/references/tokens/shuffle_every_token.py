@@ -75,12 +75,12 @@ class ShuffleEveryToken(TokenReference):
         """Σ_i log s `[...]`."""
         return self.channel.log_prob_stationary(state).sum(-1)
 
-    def sample_reverse(self, logits: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+    def sample_reverse(self, guess: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """Tokens of the guess at all positions, `[..., length]`."""
         self._step(k, state)
-        return draw(logits.softmax(-1))
+        return draw(guess.softmax(-1))
 
-    def log_prob_reverse(self, logits: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+    def log_prob_reverse(self, guess: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """Σ_i log guess_i(x_{k+1, i}) `[...]`."""
         self._step(k, state)
-        return of_tokens(logits.log_softmax(-1), following).sum(-1)
+        return of_tokens(guess.log_softmax(-1), following).sum(-1)

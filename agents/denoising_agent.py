@@ -1,13 +1,16 @@
-r"""The agent for sequences of tokens: a reference that destroys, and a generation policy that learns to guess back.
+r"""The agent that guesses back: a reference that destroys, and a generation policy that learns to guess the sample.
 
-A trajectory is, as in `agent`, a TensorDict of batch `[B]`, with `state` int64 `[B, T+1, length]` and `log_reward`
+It serves every reference, of tokens and of continuous states alike; `*space` is the shape of a state, `[length]` or
+`[dim]`. A trajectory is, as in `agent`, a TensorDict of batch `[B]`, with `state` `[B, T+1, *space]` and `log_reward`
 `[B]`. Of data there is no density: log R is a constant, which is set to 0. Then the log-ratio of a path destroyed from
 a sample x,
 
     D(τ) = log p_0(x_0) + Σ_k log p→(x_{k+1} | x_k) − Σ_k log p←(x_k | x_{k+1}),
 
-has as its mean a lower bound of log p(x), the log-likelihood of x under generation.
-Sources: arXiv 2605.30553 (destroy, then learn to generate); arXiv 2107.03006 (the bound, for discrete diffusion).
+has as its mean a lower bound of log p(x), the log-likelihood of x under generation. Where destruction is no Markov
+chain, p← is given x_T too. A reference without densities (a deterministic transform) has paths, and no log-ratio.
+Sources: arXiv 2605.30553 (destroy, then learn to generate); arXiv 2107.03006 and arXiv 2006.11239 (the bound, for
+discrete and for Gaussian diffusion).
 """
 
 from collections.abc import Callable
@@ -19,13 +22,13 @@ from torch import Tensor, nn
 
 from ..envs.errors import InputError
 from .policies import PathLogProbs, Policies
-from .references.tokens.reference import TokenReference
+from .references.reference import Reference
 from .rollout import Density
 
-__all__ = ["TokenAgent"]
+__all__ = ["DenoisingAgent"]
 
 
-class TokenAgent(Policies):
+class DenoisingAgent(Policies):
     """A generation policy over the time reversal of a reference, which destroys.
 
     The same network may serve several references of the same number of steps: one trained under random masking, put
@@ -33,20 +36,22 @@ class TokenAgent(Policies):
 
     Args:
         reference: the destruction.
-        network: logits `[..., length, vocabulary]` of a state `[..., length]` and a step k `[...]`: a module such as
-            `TokenNetwork`, or any function.
+        network: the guess of a state `[..., *space]` and a step k `[...]`, which is logits `[..., length, vocabulary]`
+            for tokens and a point `[..., dim]` for continuous states: a module such as `TokenNetwork` or
+            `PointNetwork`, or any function.
 
     Attributes:
         log_z: a scalar parameter for objectives that learn log Z; of data it tends to −E[D].
 
     Raises:
-        InputError: for a reference that is not one of tokens, or a network that cannot be called.
+        InputError: for what is no reference, or a network that cannot be called.
 
     Example:
+        >>> from ebbflow.envs import Tokens
         >>> from ebbflow.agents import TokenNetwork
         >>> from ebbflow.agents.references.tokens import MaskOneRandom
         >>> reference = MaskOneRandom(Tokens(length=3, vocabulary=4))
-        >>> agent = TokenAgent(reference, TokenNetwork(reference.space, reference.steps, width=8))
+        >>> agent = DenoisingAgent(reference, TokenNetwork(reference.space, reference.steps, width=8))
         >>> agent.generate(5)["state"].shape
         torch.Size([5, 4, 3])
         >>> paths = agent.destroy(torch.tensor([[0, 1, 2], [3, 3, 3]]))
@@ -56,10 +61,10 @@ class TokenAgent(Policies):
 
     trains_levels: ClassVar[bool] = True
 
-    def __init__(self, reference: TokenReference, network: Callable[[Tensor, int | Tensor], Tensor]) -> None:
+    def __init__(self, reference: Reference, network: Callable[[Tensor, int | Tensor], Tensor]) -> None:
         super().__init__()
-        if not isinstance(reference, TokenReference):
-            raise InputError(f"reference: expected a reference of tokens, got {reference!r}")
+        if not isinstance(reference, Reference):
+            raise InputError(f"reference: expected one such as MaskOneRandom, got {reference!r}")
         if not callable(network):
             raise InputError(f"network: expected a module or function of states and steps, got {network!r}")
         self.reference = reference
@@ -76,7 +81,7 @@ class TokenAgent(Policies):
         return self.reference.steps
 
     @property
-    def destruction(self) -> TokenReference:
+    def destruction(self) -> Reference:
         """The destruction policy: the reference, which has nothing to learn."""
         return self.reference
 
@@ -86,22 +91,22 @@ class TokenAgent(Policies):
         return {"generation": network, "destruction": [], "log_z": [self.log_z], "flow": []}
 
     def log_z_given(self, context: Tensor | None) -> Tensor:
-        """The scalar `log_z`: an agent for tokens has no contexts."""
+        """The scalar `log_z`: this agent has no contexts."""
         return self.log_z
 
     # One step -----------------------------------------------------------------------------------------------------
 
     def guess(self, state: Tensor, k: int | Tensor) -> Tensor:
-        """Logits of tokens at every position, `[..., length, vocabulary]`, from x_k = `state`.
+        """What the network guesses from x_k = `state`, of the shape that the reference wants.
 
         Raises:
             InputError: when the network returns another shape.
         """
-        logits = self.network(state, k)
-        expected = (*state.shape, self.space.vocabulary)
-        if logits.shape != expected:
-            raise InputError(f"network: expected logits {list(expected)}, got {list(logits.shape)}")
-        return logits
+        guess = self.network(state, k)
+        expected = self.reference.guess_shape(state.shape)
+        if guess.shape != expected:
+            raise InputError(f"network: expected a guess {list(expected)}, got {list(guess.shape)}")
+        return guess
 
     def step_log_prob(self, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """log p→(x_{k+1} | x_k) `[...]` of x_{k+1} = `following` given x_k = `state`."""
@@ -110,6 +115,10 @@ class TokenAgent(Policies):
     def mean_step_log_prob(self, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """`step_log_prob` `[...]`, averaged over what x_{k+1} may have been given x_T = `sample`, if closed."""
         return self.reference.mean_log_prob_reverse(self.guess(state, k), sample, following, state, k)
+
+    def step_cost(self, sample: Tensor, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
+        """What training makes small, `[...]`: −`mean_step_log_prob` where that exists, else the error of the guess."""
+        return self.reference.guess_cost(self.guess(state, k), sample, following, state, k)
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 
@@ -129,22 +138,24 @@ class TokenAgent(Policies):
 
         Args:
             n: number of paths.
-            density: log R of samples, int64 `[n, length] -> [n]`; without it log R is 0, the constant of data.
+            density: log R of samples, `[n, *space] -> [n]`; without it log R is 0, the constant of data.
             context: there is none.
-            scale: temperature of the guess (exploration): logits are divided by it.
-            added, drift: there is no noise to add to, and no gradient to drift along.
-            differentiable: a token has no derivative.
+            scale: temperature of the guess (exploration), of tokens: logits are divided by it.
+            added, drift, differentiable: not for this agent.
 
         Returns:
             A trajectory (module docstring) of batch `[n]`.
 
         Raises:
-            InputError: for what tokens cannot do, and what the density itself raises.
+            InputError: for what this agent cannot do, and what the density itself raises.
         """
         _refuse(context=context is not None, added=added != 0.0, drift=drift != 0.0, differentiable=differentiable)
-        states = [self.reference.sample_destroyed(n).to(self.log_z.device)]
+        start = self.reference.sample_destroyed(n).to(self.log_z.device)
+        states = [start.to(self.log_z.dtype) if start.is_floating_point() else start]
         for k in range(self.steps):
-            states.append(self.reference.sample_reverse(self.guess(states[-1], k) / scale, states[-1], k))
+            states.append(
+                self.reference.sample_reverse(self.reference.tempered(self.guess(states[-1], k), scale), states[-1], k)
+            )
         return self._trajectory(states, density, None)
 
     @torch.no_grad()
@@ -156,11 +167,11 @@ class TokenAgent(Policies):
         *,
         context: Tensor | None = None,
     ) -> TensorDict:
-        """Destroy samples `x`, int64 `[n, length]`, step by step.
+        """Destroy samples `x`, `[n, *space]`, step by step.
 
         Args:
             x: the samples.
-            density: log R of samples, `[n, length] -> [n]`; without it and `log_reward` zeros, the constant of data.
+            density: log R of samples, `[n, *space] -> [n]`; without it and `log_reward` zeros, the constant of data.
             log_reward: log R of the samples `[n]` where already known.
             context: there is none.
 
@@ -168,12 +179,12 @@ class TokenAgent(Policies):
             A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state.
 
         Raises:
-            InputError: for anything but tokens of the space, for a context, and what the density itself raises.
+            InputError: for anything but states of the space, for a context, and what the density itself raises.
         """
         _refuse(context=context is not None)
         states = [self.space.check("x", x)]
         for k in reversed(range(self.steps)):
-            states.append(self.reference.sample_step(states[-1], k))
+            states.append(self.reference.sample_step_given(states[-1], x, k))
         return self._trajectory(states[::-1], density, log_reward)
 
     def _trajectory(self, states: list[Tensor], density: Density | None, log_reward: Tensor | None) -> TensorDict:
@@ -184,7 +195,7 @@ class TokenAgent(Policies):
         return TensorDict({"state": torch.stack(states, dim=1), "log_reward": log_reward}, batch_size=[len(states[0])])
 
     def path_features(self, trajectory: TensorDictBase, coordinates: Tensor | None = None) -> Tensor:
-        """What the policy reads of stored trajectories: the states, `[B, T+1, length]`."""
+        """What the policy reads of stored trajectories: the states, `[B, T+1, *space]`."""
         return trajectory["state"]
 
     def path_log_probs(
@@ -199,18 +210,20 @@ class TokenAgent(Policies):
         """Log probabilities of all steps of stored trajectories, in one pass of T states through the network.
 
         What an `Agent` takes beside has nothing to say here: there is one policy with parameters, and it reads states.
+
+        Raises:
+            InputError: for a reference whose steps have no densities.
         """
         states = trajectory["state"]
+        sample = states[:, -1:].expand_as(states[:, 1:])
         k = torch.arange(self.steps, device=states.device).expand(len(states), -1)  # [B, T]
-        return PathLogProbs(
-            self.reference.log_prob_destroyed(states[:, 0]),
-            self.step_log_prob(states[:, 1:], states[:, :-1], k),
-            self.reference.log_prob_step(states[:, :-1], states[:, 1:], k),
-        )
+        generation = self.step_log_prob(states[:, 1:], states[:, :-1], k)
+        destruction = self.reference.log_prob_step_given(states[:, :-1], states[:, 1:], sample, k)
+        return PathLogProbs(self.reference.log_prob_destroyed(states[:, 0]), generation, destruction)
 
 
 def _refuse(**asked: bool) -> None:
-    """Raise an InputError for the first thing asked for that an agent for tokens cannot do."""
+    """Raise an InputError for the first thing asked for that this agent cannot do."""
     for name, wanted in asked.items():
         if wanted:
-            raise InputError(f"{name}: expected none, for an agent for tokens has none")
+            raise InputError(f"{name}: expected none, for this agent has none")

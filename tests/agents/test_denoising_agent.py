@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ebbflow.agents import TokenAgent, TokenNetwork, decode
+from ebbflow.agents import DenoisingAgent, TokenNetwork, decode
 from ebbflow.agents.references.tokens import MaskInOrder, MaskOneRandom, ShuffleEveryToken, ShuffleOneToken, mask_last
 from ebbflow.envs import Continuous, InputError, Tokens
 
@@ -24,7 +24,7 @@ def agent_of(reference, spread=0.3):
     """An agent whose guesses differ from state to state, as those of a trained one do."""
     network = TokenNetwork(SPACE, reference.steps, width=16)
     torch.nn.init.normal_(network.logits.weight, std=spread)
-    return TokenAgent(reference, network)
+    return DenoisingAgent(reference, network)
 
 
 @pytest.fixture(params=REFERENCES)
@@ -71,7 +71,7 @@ def test_gradients_of_paths_reach_all_parameters_of_the_network(agent):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_an_untrained_network_guesses_all_tokens_alike(name):
     reference = REFERENCES[name]()
-    agent = TokenAgent(reference, TokenNetwork(SPACE, reference.steps, width=8))
+    agent = DenoisingAgent(reference, TokenNetwork(SPACE, reference.steps, width=8))
     guess = agent.guess(reference.sample_destroyed(5), 0)
     assert guess.equal(torch.zeros(5, 4, 3))
 
@@ -91,7 +91,7 @@ def test_masking_keeps_what_is_written():
 
 def test_decoding_in_order_is_generation_with_that_order():
     agent = agent_of(MaskOneRandom(SPACE), spread=1.0)
-    ordered = TokenAgent(MaskInOrder(SPACE, [2, 0, 3, 1]), agent.network)
+    ordered = DenoisingAgent(MaskInOrder(SPACE, [2, 0, 3, 1]), agent.network)
     n = 20_000
     samples = decode(agent, n, order=[2, 0, 3, 1]), ordered.generate(n)["state"][:, -1]
     powers = torch.tensor([27, 9, 3, 1])
@@ -106,7 +106,7 @@ def test_every_position_is_decoded_once(order, block):
     seen = []
     agent = agent_of(MaskOneRandom(SPACE))
     network = agent.network
-    agent = TokenAgent(agent.reference, lambda state, k: (seen.append((state, k)), network(state, k))[1])
+    agent = DenoisingAgent(agent.reference, lambda state, k: (seen.append((state, k)), network(state, k))[1])
     SPACE.check("samples", decode(agent, 7, order=order, block=block))
     assert [k for _, k in seen] == list(range(0, 4, block))
     for state, k in seen:
@@ -135,11 +135,11 @@ def test_parts_that_do_not_fit():
         TokenNetwork(Continuous(2), steps=3)
     with pytest.raises(InputError, match="width: expected a whole number >= 1, got 0"):
         TokenNetwork(SPACE, steps=3, width=0)
-    with pytest.raises(InputError, match="reference: expected a reference of tokens, got 'mask_last'"):
-        TokenAgent("mask_last", TokenNetwork(SPACE, steps=4))
+    with pytest.raises(InputError, match="reference: expected one such as MaskOneRandom, got 'mask_last'"):
+        DenoisingAgent("mask_last", TokenNetwork(SPACE, steps=4))
     with pytest.raises(InputError, match="network: expected a module or function of states and steps, got None"):
-        TokenAgent(mask_last(SPACE), None)
-    with pytest.raises(InputError, match=r"network: expected logits \[5, 4, 3\], got \[5, 4, 2\]"):
-        TokenAgent(mask_last(SPACE), lambda state, k: torch.zeros(*state.shape, 2)).generate(5)
+        DenoisingAgent(mask_last(SPACE), None)
+    with pytest.raises(InputError, match=r"network: expected a guess \[5, 4, 3\], got \[5, 4, 2\]"):
+        DenoisingAgent(mask_last(SPACE), lambda state, k: torch.zeros(*state.shape, 2)).generate(5)
     with pytest.raises(InputError, match=r"x: expected tokens from 0 to 2, got 3 \(the mask"):
         agent_of(mask_last(SPACE)).destroy(SPACE.fully_masked(2))

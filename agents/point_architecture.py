@@ -1,0 +1,35 @@
+"""From a handful of settings to an agent that guesses points."""
+
+import torch
+
+from ..envs.spaces import Continuous
+from .config import AgentConfig
+from .denoising_agent import DenoisingAgent
+from .point_network import PointNetwork
+from .references.continuous.catalogue import get_continuous_reference
+
+__all__ = ["build_point_agent"]
+
+
+def build_point_agent(
+    space: Continuous, *, scale: float, steps: int | None = None, config: AgentConfig | None = None
+) -> DenoisingAgent:
+    """Agent for data of real numbers, in torch's default dtype, with freshly initialised parameters.
+
+    Args:
+        space: the space.
+        scale: standard deviation of a coordinate of the data, about.
+        steps: number of steps T; by default 50.
+        config: the architecture, of which it takes `reference` (by default noise_preserving), `width` and `depth`.
+
+    Raises:
+        InputError: for any setting out of range; the message names it.
+
+    Example:
+        >>> build_point_agent(Continuous(2), scale=1.0, steps=20, config=AgentConfig(width=8)).steps
+        20
+    """
+    config = config or AgentConfig()
+    reference = get_continuous_reference(config.reference or "noise_preserving", space, steps, scale)
+    network = PointNetwork(reference, width=config.width, depth=config.depth)
+    return DenoisingAgent(reference, network).to(torch.get_default_dtype())
