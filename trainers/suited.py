@@ -7,6 +7,7 @@
 | destruction_objective | as the objective   | vargrad, among the paths of each sample | nothing to learn         |
 | agent.reference       | bridge             | variance_preserving                     | mask_one_random          |
 
+Numbers destroyed by `noise_preserving` or `noise_exploding` are guessed as tokens are: in 50 steps, by random_level.
 The time grid of a density is matched to it, see `matched_grid`; where there is no gradient, its power is 2.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import replace
 
 from ..agents.config import AgentConfig
 from ..agents.policies import Policies
+from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES, get_continuous_reference
 from ..agents.references.tokens.catalogue import get_token_reference
 from ..envs.spaces import Tokens
 from ..envs.target import Target
@@ -46,12 +48,15 @@ def suited_config(config: TrainConfig, target: Target, agent: Policies | None = 
     elif isinstance(target.space, Tokens):
         reference = reference or "mask_one_random"
         steps = get_token_reference(reference, target.space, steps).steps
+    elif reference in CONTINUOUS_REFERENCES:
+        assert reference is not None
+        steps = get_continuous_reference(reference, target.space, steps, target.scale).steps
     else:
         reference = reference or ("variance_preserving" if data else "bridge")
         steps = STEPS if steps is None else steps
     if data or tokens:  # there is no gradient to match it by
         power = AgentConfig().time_grid_power if power is None else power
-    levels = tokens if agent is None else agent.trains_levels
+    levels = agent.trains_levels if agent is not None else tokens or reference in CONTINUOUS_REFERENCES
     objective, of_destruction = config.objective, config.destruction_objective
     if objective is None:
         objective = "vargrad" if not data else "random_level" if levels else "maximum_likelihood"

@@ -17,7 +17,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..agents.architecture import build_agent
 from ..agents.exploration import Exploration
+from ..agents.point_architecture import build_point_agent
 from ..agents.policies import Policies
+from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES
 from ..agents.token_architecture import build_token_agent
 from ..buffers.anchors import Anchors
 from ..buffers.local_search import LocalSearch
@@ -187,6 +189,8 @@ class Trainer:
         try:
             if isinstance(self.target.space, Tokens):
                 return build_token_agent(self.target.space, steps=config.steps, config=config.agent)
+            if config.agent.reference in CONTINUOUS_REFERENCES:
+                return build_point_agent(self.target.space, scale=self._scale, steps=config.steps, config=config.agent)
             return build_agent(
                 self.target.space,
                 scale=self._scale,

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ebbflow.agents import TokenAgent, TokenNetwork, build_agent
+from ebbflow.agents import DenoisingAgent, TokenNetwork, build_agent
 from ebbflow.agents.references.tokens import MaskInOrder, ShuffleOneToken
 from ebbflow.envs import Continuous, InputError, Target, Tokens, get_target
 from ebbflow.envs.data import Dataset
@@ -68,7 +68,7 @@ def test_what_is_given_is_kept():
 
 def test_an_agent_of_the_users_own_says_how_many_steps():
     reference = ShuffleOneToken(BITS, steps=9)
-    agent = TokenAgent(reference, TokenNetwork(BITS, 9, width=8))
+    agent = DenoisingAgent(reference, TokenNetwork(BITS, 9, width=8))
     trainer = Trainer(bits(), tokens(iterations=2), agent=agent)
     trainer.train()
     assert trainer.config.steps == 9 and trainer.config.objective == "random_level"
@@ -217,7 +217,7 @@ def test_a_target_with_neither_is_refused():
 
 
 def test_random_levels_need_samples():
-    agent = TokenAgent(MaskInOrder(BITS, [2, 0, 1]), TokenNetwork(BITS, 3, width=8))
+    agent = DenoisingAgent(MaskInOrder(BITS, [2, 0, 1]), TokenNetwork(BITS, 3, width=8))
     with pytest.raises(InputError, match="random_level"):
         Trainer(get_target("gmm25"), TrainConfig.from_dict({"objective": "random_level"}))
     assert agent.trains_levels and not build_agent(Continuous(2), scale=1.0, steps=2).trains_levels
