@@ -119,10 +119,11 @@ def curves(rows: list[Row]) -> dict[tuple[int, str], list[tuple[list[int], list[
 HEADING = f"""# Few samples, many epochs: which destruction learns most
 
 Command: `python benchmarks/data_scarcity.py run --rows benchmarks/results/data_scarcity.jsonl`, then `... table`.
-Digits, 17 levels, {ITERATIONS:,} iterations of {BATCH} at a constant rate of 1e-3, width {WIDTH}, weights averaged (0.99).
-Bits per pixel of 359 held-out images (upper bounds), mean ± standard deviation over the seeds, each with its own subset.
-"Best" is the least along the training, as stopping in time would have it (chosen on the held-out images themselves, so it
-is a little too good, for all alike); "last" is after all epochs. Chance is log₂ 17 = 4.09. Figure: docs/data-scarcity.png.
+Digits, 17 levels, {ITERATIONS:,} iterations of {BATCH} at a constant rate of 1e-3, width {WIDTH}, weights averaged.
+Bits per pixel of 359 held-out images (upper bounds), mean ± standard deviation over the seeds, each with its own
+subset. "Best" is the least along the training, as stopping in time would have it (chosen on the held-out images
+themselves, so it is a little too good, for all alike); "last" is after all epochs. Chance is log₂ 17 = 4.09.
+Figure: docs/data-scarcity.png.
 
 """
 
