@@ -15,7 +15,7 @@ p_0 term unless j = 0; two trajectories that part at x_j differ in D by what the
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -315,14 +315,14 @@ class Agent(Policies):
         """
         return rollout_destruction(self, x, density, log_reward, context=context, first=first)
 
-    def path_features(self, trajectory: TensorDictBase, coordinates: Tensor | None = None) -> Tensor:
+    def path_features(self, trajectory: Mapping[str, Tensor], coordinates: Tensor | None = None) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`; their `coordinates` where a caller has them."""
         u = self.space.coordinates(trajectory["state"]) if coordinates is None else coordinates
         return self.features(u, trajectory["score"] if self.needs_score else None)
 
     def path_log_probs(
         self,
-        trajectory: TensorDictBase,
+        trajectory: Mapping[str, Tensor],
         features: Tensor | None = None,
         *,
         coordinates: Tensor | None = None,
@@ -334,9 +334,9 @@ class Agent(Policies):
         Of segments, which have fewer states, those of the steps that they have.
 
         `features`, where a caller already has the `path_features` of the trajectory, are not computed again, nor are
-        the `coordinates` of its states. `trunk` says whose log densities carry a gradient to a shared backbone: "both",
-        "generation" or "destruction". `policies` says in the same words whose log densities are wanted; those of the
-        other one are zeros.
+        the `coordinates` of its states; a plain dictionary of its tensors will do for a trajectory. `trunk` says whose
+        log densities carry a gradient to a shared backbone: "both", "generation" or "destruction". `policies` says in
+        the same words whose log densities are wanted; those of the other one are zeros.
         """
         volume = self.space.log_volume(trajectory["state"])  # [B, T+1]: densities are of x, steps normal in u
         states = self.space.coordinates(trajectory["state"]) if coordinates is None else coordinates  # [B, T+1, dim]

@@ -231,15 +231,21 @@ def medians(works: dict[str, Callable[[], object]], turns: int) -> dict[str, flo
 
 
 def compare(batch: int, target_rate: float, turns: int) -> dict[str, float]:
-    """Median processor seconds of an iteration of each implementation."""
+    """Median processor seconds of an iteration of each implementation, and of compiling."""
     trainer = on_policy_trainer(batch, target_rate)
-    loss, gradient = difference(trainer)
-    assert loss < 1e-4 and gradient < 1e-2, (
-        f"not the same work: loss differs by {loss:.1e}, gradients by {gradient:.1e}"
-    )
+    begun = time.process_time()
+    compiled = on_policy_trainer(batch, target_rate, compile=True)
+    seconds = time.process_time() - begun
+    for each in (trainer, compiled):
+        loss, gradient = difference(each)
+        assert max(loss, gradient) < 1e-2, f"not the same work: loss off by {loss:.1e}, gradients by {gradient:.1e}"
     naive = Naive(trainer.agent, trainer.target, target_rate)
-    works: dict[str, Callable[[], object]] = {"naive": lambda: naive.step(batch), "eager": trainer.step}
-    return medians(works, turns)
+    works: dict[str, Callable[[], object]] = {
+        "naive": lambda: naive.step(batch),
+        "eager": trainer.step,
+        "compiled": compiled.step,
+    }
+    return medians(works, turns) | {"compiling": seconds}
 
 
 def run(
@@ -251,16 +257,17 @@ def run(
     lines = [
         f"torch {torch.__version__}, {platform.machine()}, commit {commit()}; {turns} turns, one thread.",
         "",
-        "| batch | target networks | naive, ms | eager, ms | naive / eager |",
-        "|---|---|---|---|---|",
+        "| batch | target networks | naive, ms | eager, ms | compiled, ms | naive / eager | naive / compiled "
+        "| first 3 iterations with compilation, s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for size in batch:
         for rate in (0.0, 0.05):
             seconds = compare(size, rate, turns)
-            ms = {name: 1000.0 * value for name, value in seconds.items()}
+            naive, eager, compiled, first = seconds.values()
             lines.append(
-                f"| {size} | {'on' if rate else 'off'} | {ms['naive']:.1f} | {ms['eager']:.1f} "
-                f"| {ms['naive'] / ms['eager']:.2f} |"
+                f"| {size} | {'on' if rate else 'off'} | {1e3 * naive:.1f} | {1e3 * eager:.1f} | {1e3 * compiled:.1f} "
+                f"| {naive / eager:.2f} | {naive / compiled:.2f} | {first:.0f} |"
             )
             print(lines[-1], flush=True)
     if out is not None:

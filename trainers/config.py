@@ -175,6 +175,9 @@ class TrainConfig:
     """Floating point type."""
     threads: int | None = None
     """CPU threads of torch; by default torch's own choice."""
+    compile: bool = False
+    """Compile the steps of rollouts and the networks' passes of the loss (torch.compile): faster iterations after a
+    minute or so, equal to rounding. Needs a C++ compiler; of agents with Gaussian steps."""
     objective: str | None = None
     """Objective of the generation policy; by default vargrad, and of data random_level for tokens and
     maximum_likelihood for numbers. Of any paths: vargrad, trajectory_balance, detailed_balance,

@@ -15,7 +15,9 @@ import torch
 from tensordict import TensorDict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..agents.agent import Agent
 from ..agents.architecture import build_agent
+from ..agents.compilation import check_compiler
 from ..agents.exploration import Exploration
 from ..agents.policies import Policies
 from ..agents.token_architecture import build_token_agent
@@ -116,8 +118,13 @@ class Trainer:
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)
+        if config.compile:
+            if not isinstance(self.agent, Agent):
+                raise InputError("compile: expected an agent with Gaussian steps, got one that guesses the sample")
+            check_compiler()
         decay = config.average_decay
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
+        self.agent.compiled = config.compile  # and the averaged one, which is evaluated at any size, is not
         self.objective: JointLoss | RandomLevel
         if generation is None:
             target.require_sample("objective random_level")
@@ -131,6 +138,7 @@ class Trainer:
                 trunk=config.trunk,
                 residual=config.residual,
                 residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
+                compile=config.compile,
             )
         self.target_update = (
             TargetUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
