@@ -149,7 +149,8 @@ class Trainer:
             "log_z": config.log_z_optimiser,
             "flow": config.flow_optimiser,
         }
-        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=config.single_optimiser)
+        single, fused = config.single_optimiser, config.compile
+        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=single, fused=fused)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.data = None
         if not target.has_log_prob:
