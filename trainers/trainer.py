@@ -118,10 +118,12 @@ class Trainer:
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)
+        for name in ("compile", "chunk"):
+            if getattr(config, name) and not isinstance(self.agent, Agent):
+                raise InputError(f"{name}: expected an agent with Gaussian steps, got one that guesses the sample")
         if config.compile:
-            if not isinstance(self.agent, Agent):
-                raise InputError("compile: expected an agent with Gaussian steps, got one that guesses the sample")
             check_compiler()
+        self.agent.chunk = config.chunk
         decay = config.average_decay
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
         self.agent.compiled = config.compile  # and the averaged one, which is evaluated at any size, is not

@@ -126,6 +126,9 @@ class JointLoss(LossModule):
         self.needs_flow = any(objective.needs_flow for objective in self.objectives.values())
         self.needs_log_density = self.needs_flow and agent.flow is not None and agent.flow.forward_looking
         self.follows_paths = generation.follows_paths
+        if agent.chunk is not None and (self.needs_flow or compile):
+            other = "compile" if compile else "a state flow"
+            raise InputError(f"chunk: expected None with {other}, got {agent.chunk!r}")
         on_policy = [objective.rows == "on_policy" for objective in self.objectives.values()]
         self.on_policy_share = 1.0 if all(on_policy) else 0.5 if any(on_policy) else 0.0
         self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
@@ -138,7 +141,9 @@ class JointLoss(LossModule):
             log_z = self.agent.log_z_given(paths.get("context", None))
             # There is nothing to learn in coordinates and features: computed once for all passes.
             u, features, online = self._pass(online_pass)(self.agent, read, self.trunk)
-            log_flow = self.agent.path_log_flow(paths, features, log_z.detach(), u) if self.needs_flow else None
+            log_flow = None
+            if self.needs_flow and features is not None:
+                log_flow = self.agent.path_log_flow(paths, features, log_z.detach(), u)
         fixed = PathLogProbs(*(term.detach() for term in online))
         seen = {"generation": fixed, "destruction": fixed}  # what each policy's loss sees of the other policy
         if self.use_targets:
@@ -207,15 +212,21 @@ class JointLoss(LossModule):
         )
 
 
-def online_pass(agent: Policies, paths: Mapping[str, Tensor], trunk: str) -> tuple[Tensor, Tensor, PathLogProbs]:
-    """Coordinates, features and log densities of stored trajectories."""
+def online_pass(
+    agent: Policies, paths: Mapping[str, Tensor], trunk: str
+) -> tuple[Tensor | None, Tensor | None, PathLogProbs]:
+    """Coordinates, features and log densities of stored trajectories; in chunks nothing but these is kept."""
+    if agent.chunk is not None:
+        return None, None, agent.path_log_probs(paths, trunk=trunk)
     u = agent.space.coordinates(paths["state"])
     features = agent.path_features(paths, u)
     return u, features, agent.path_log_probs(paths, features, coordinates=u, trunk=trunk)
 
 
-def lagging_pass(agent: Policies, paths: Mapping[str, Tensor], u: Tensor, features: Tensor) -> PathLogProbs:
-    """Log densities of stored trajectories, whose coordinates and features are known."""
+def lagging_pass(
+    agent: Policies, paths: Mapping[str, Tensor], u: Tensor | None, features: Tensor | None
+) -> PathLogProbs:
+    """Log densities of stored trajectories, whose coordinates and features are known, or None."""
     return agent.path_log_probs(paths, features, coordinates=u)
 
 
