@@ -169,9 +169,9 @@ def rollout_generation(
         state = agent.initial_state(n) if start is None else start
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
         widened = None if (scale, added, drift) == (1.0, 0.0, 0.0) else (scale, added, drift)
-        # As tensors, for what is compiled would be compiled anew for other numbers.
+        # As tensors, for what is compiled would be compiled anew for other numbers, and for none.
         points = torch.arange(agent.steps, device=state.device)
-        widening = None if widened is None else state.new_tensor(widened)
+        widening = state.new_tensor((scale, added, drift)) if agent.compiled else None
         for k in range(first, agent.steps):
             score = visits.add(state)
             slope = None

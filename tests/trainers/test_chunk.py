@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ebbflow.agents import AgentConfig, build_agent
-from ebbflow.envs import Continuous, InputError, get_target
+from ebbflow.agents.compilation import compiled
+from ebbflow.envs import Continuous, InputError, Target, Tokens, get_target
 from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.objectives import JointLoss, VarGrad
 from ebbflow.trainers.trainer import Trainer
@@ -117,6 +118,45 @@ def test_live_bytes_counts_what_lives_at_once(live_bytes):
 def test_chunk_out_of_range(chunk):
     with pytest.raises(InputError, match="chunk"):
         TrainConfig(chunk=chunk)
+
+
+class Pairs(Target):
+    """Samples without a density."""
+
+    def sample(self, n):
+        return torch.randn(n, 2).cumsum(dim=-1)
+
+
+class Words(Target):
+    def sample(self, n):
+        return torch.zeros(n, 3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("changes", [{"chunk": 2}, {"compile": True}])
+def test_training_on_data_is_the_same(tiny, changes, monkeypatch):
+    monkeypatch.setattr("ebbflow.trainers.trainer.check_compiler", lambda: None)
+    plain = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **settings: plain(f, dynamic=settings["dynamic"], backend="eager"))
+    compiled.cache_clear()
+    try:
+        whole, other = (
+            Trainer(Pairs(Continuous(2)), tiny(steps=5, objective="maximum_likelihood", dtype="float64", **one))
+            for one in ({}, changes)
+        )
+        for trainer in (whole, other):
+            torch.manual_seed(0)
+            trainer.train(3)
+    finally:
+        compiled.cache_clear()
+        torch.compiler.reset()
+    for one, two in zip(whole.agent.parameters(), other.agent.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("changes", [{"chunk": 2}, {"compile": True}])
+def test_agents_that_guess_take_neither(changes):
+    with pytest.raises(InputError, match="expected an agent with Gaussian steps"):
+        Trainer(Words(Tokens(length=3, vocabulary=2)), TrainConfig(**changes))
 
 
 @pytest.mark.parametrize("changes", [{"objective": "detailed_balance"}, {"compile": True}])
