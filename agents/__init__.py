@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "agent": ["Agent"],
         "architecture": ["build_agent"],
         "backbone": ["Backbone"],
+        "compilation": ["check_compiler", "compiled"],
         "config": ["AgentConfig"],
         "decoding": ["decode"],
         "denoising_agent": ["DenoisingAgent"],

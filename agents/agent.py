@@ -15,12 +15,13 @@ p_0 term unless j = 0; two trajectories that part at x_j differ in D by what the
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import InteractionType, TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchrl.modules import ProbabilisticActor
 
 from ..envs.errors import InputError
@@ -315,14 +316,14 @@ class Agent(Policies):
         """
         return rollout_destruction(self, x, density, log_reward, context=context, first=first)
 
-    def path_features(self, trajectory: TensorDictBase, coordinates: Tensor | None = None) -> Tensor:
+    def path_features(self, trajectory: Mapping[str, Tensor], coordinates: Tensor | None = None) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`; their `coordinates` where a caller has them."""
         u = self.space.coordinates(trajectory["state"]) if coordinates is None else coordinates
         return self.features(u, trajectory["score"] if self.needs_score else None)
 
     def path_log_probs(
         self,
-        trajectory: TensorDictBase,
+        trajectory: Mapping[str, Tensor],
         features: Tensor | None = None,
         *,
         coordinates: Tensor | None = None,
@@ -334,15 +335,65 @@ class Agent(Policies):
         Of segments, which have fewer states, those of the steps that they have.
 
         `features`, where a caller already has the `path_features` of the trajectory, are not computed again, nor are
-        the `coordinates` of its states. `trunk` says whose log densities carry a gradient to a shared backbone: "both",
-        "generation" or "destruction". `policies` says in the same words whose log densities are wanted; those of the
-        other one are zeros.
+        the `coordinates` of its states; a plain dictionary of its tensors will do for a trajectory. `trunk` says whose
+        log densities carry a gradient to a shared backbone: "both", "generation" or "destruction". `policies` says in
+        the same words whose log densities are wanted; those of the other one are zeros.
         """
+        # The grid point of the first state: 0 unless this is a segment.
+        start = self.steps - trajectory["state"].shape[1] + 1
+        if not self._in_chunks(trajectory, features):
+            return self._log_probs_from(start, trajectory, features, coordinates, trunk, policies)
+        parts: list[PathLogProbs] = []
+        for piece in self._chunks(trajectory):
+            # Nothing random is computed again; parameters are the agent's own in the backward pass, too.
+            part = checkpoint(
+                self._log_probs_from,
+                start,
+                piece,
+                None,
+                None,
+                trunk,
+                policies,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            start += part.generation.shape[1]
+            parts.append(part)
+        generation = torch.cat([part.generation for part in parts], dim=1)
+        return PathLogProbs(parts[0].initial, generation, torch.cat([part.destruction for part in parts], dim=1))
+
+    def _in_chunks(self, trajectory: Mapping[str, Tensor], features: Tensor | None) -> bool:
+        """Whether a trajectory is evaluated part by part; one that is followed is held by its own graph anyway."""
+        states = trajectory["state"]
+        long = self.chunk is not None and states.shape[1] > self.chunk + 1
+        return long and features is None and not states.requires_grad
+
+    def _chunks(self, trajectory: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Parts of `chunk` steps, which share the states at their ends."""
+        assert self.chunk is not None
+        given = {key: trajectory.get(key, None) for key in ("state", "score", "context")}
+        for begin in range(0, trajectory["state"].shape[1] - 1, self.chunk):
+            yield {
+                key: value if key == "context" else value[:, begin : begin + self.chunk + 1]
+                for key, value in given.items()
+                if value is not None
+            }
+
+    def _log_probs_from(
+        self,
+        start: int,
+        trajectory: Mapping[str, Tensor],
+        features: Tensor | None,
+        coordinates: Tensor | None,
+        trunk: str,
+        policies: str,
+    ) -> PathLogProbs:
+        """`path_log_probs` of consecutive states, the first of them at grid point `start`, all at once."""
         volume = self.space.log_volume(trajectory["state"])  # [B, T+1]: densities are of x, steps normal in u
         states = self.space.coordinates(trajectory["state"]) if coordinates is None else coordinates  # [B, T+1, dim]
         score = trajectory["score"] if self.needs_score else None  # [B, T+1, dim]
         steps = states.shape[1] - 1
-        start = self.steps - steps  # grid point of the first state: 0 unless this is a segment
+        stop = start + steps  # grid point of the last state
         if features is None:
             # A followed path has coordinates of its own in the features: its gradients add up in this order.
             features = self.path_features(trajectory, None if states.requires_grad else states)
@@ -354,7 +405,7 @@ class Agent(Policies):
         generates, destroys = policies != "destruction", policies != "generation"
         hidden_generation = hidden_destruction = None
         if self.destruction_backbone is None and self.destruction.learned:
-            hidden = self.backbone(features, slice(start, None), None, embedding)  # [B, T+1, width]
+            hidden = self.backbone(features, slice(start, stop + 1), None, embedding)  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
             if trunk == "generation":
                 hidden_destruction = hidden_destruction.detach()
@@ -362,18 +413,21 @@ class Agent(Policies):
                 hidden_generation = hidden_generation.detach()
         else:
             if generates:
-                hidden_generation = self.backbone(features[:, :steps], slice(start, self.steps), None, embedding)
+                hidden_generation = self.backbone(features[:, :steps], slice(start, stop), None, embedding)
             if destroys and self.destruction.learned:
                 own = self.destruction_trunk
                 hidden_destruction = own(
-                    features[:, 1 + first :], slice(start + 1 + first, None), None, own.context_embedding(context)
+                    features[:, 1 + first :],
+                    slice(start + 1 + first, stop + 1),
+                    None,
+                    own.context_embedding(context),
                 )
         if generates:
             mean, log_variance = self.generation(
                 hidden_generation,
                 features[:, :steps],
                 states[:, :steps],
-                slice(start, None),
+                slice(start, stop),
                 None if score is None else score[:, :steps],
             )
             generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
@@ -381,7 +435,7 @@ class Agent(Policies):
             generation = torch.zeros_like(volume[:, 1:])
         if destroys:
             mean, log_variance = self.destruction(
-                hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, None)
+                hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, stop)
             )
             destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance) - volume[:, first:steps]
         else:

@@ -13,11 +13,11 @@ Sources: arXiv 2605.30553 (destroy, then learn to generate); arXiv 2107.03006 an
 discrete and for Gaussian diffusion).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 from ..envs.errors import InputError
@@ -194,13 +194,13 @@ class DenoisingAgent(Policies):
             log_reward = self.log_z.new_zeros(len(states[-1]))
         return TensorDict({"state": torch.stack(states, dim=1), "log_reward": log_reward}, batch_size=[len(states[0])])
 
-    def path_features(self, trajectory: TensorDictBase, coordinates: Tensor | None = None) -> Tensor:
+    def path_features(self, trajectory: Mapping[str, Tensor], coordinates: Tensor | None = None) -> Tensor:
         """What the policy reads of stored trajectories: the states, `[B, T+1, *space]`."""
         return trajectory["state"]
 
     def path_log_probs(
         self,
-        trajectory: TensorDictBase,
+        trajectory: Mapping[str, Tensor],
         features: Tensor | None = None,
         *,
         coordinates: Tensor | None = None,

@@ -10,7 +10,7 @@ Source: arXiv 2506.01541.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from tensordict import TensorDict, TensorDictBase
@@ -61,6 +61,9 @@ class Policies(nn.Module, ABC):
         context_space: the space of contexts of a conditional agent, or None.
         flow: the state flow, or None.
         needs_score: whether a policy reads the gradient of the log density.
+        compiled: whether the steps of rollouts without gradient are compiled (`compiled`); False at first.
+        chunk: how many steps of stored trajectories pass through the networks at once, which are then evaluated again
+            in the backward pass; None, at first, for all. Bounds the memory of a loss, for about a forward pass more.
     """
 
     trains_levels: ClassVar[bool] = False
@@ -71,6 +74,8 @@ class Policies(nn.Module, ABC):
     context_space: Continuous | None
     flow: StateFlow | None
     needs_score: bool
+    compiled: bool = False
+    chunk: int | None = None
 
     @property
     @abstractmethod
@@ -129,20 +134,20 @@ class Policies(nn.Module, ABC):
         """Destroy samples `x` `[n, *space.shape]`: a trajectory of batch `[n]`, of which x is the last state."""
 
     @abstractmethod
-    def path_features(self, trajectory: TensorDictBase, coordinates: Tensor | None = None) -> Tensor:
+    def path_features(self, trajectory: Mapping[str, Tensor], coordinates: Tensor | None = None) -> Tensor:
         """What policies read of the states of stored trajectories, `[B, T+1, ...]`."""
 
     @abstractmethod
     def path_log_probs(
         self,
-        trajectory: TensorDictBase,
+        trajectory: Mapping[str, Tensor],
         features: Tensor | None = None,
         *,
         coordinates: Tensor | None = None,
         trunk: str = "both",
         policies: str = "both",
     ) -> PathLogProbs:
-        """Log probabilities of all steps of stored trajectories."""
+        """Log probabilities of all steps of stored trajectories, or of plain dictionaries of their tensors."""
 
     def path_log_flow(
         self, trajectory: TensorDictBase, features: Tensor, log_z: Tensor, coordinates: Tensor | None = None

@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ..envs.errors import InputError
+from .compilation import compiled
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -84,6 +85,57 @@ class _Visits:
         return TensorDict(columns, batch_size=[columns["state"].shape[0]])
 
 
+def generate_step(
+    agent: "Agent",
+    state: Tensor,
+    k: int | Tensor,
+    score: Tensor | None,
+    table: Tensor,
+    embedding: Tensor | None,
+    noise: Tensor,
+    widening: tuple[float, float, float] | Tensor | None = None,
+    slope: Tensor | None = None,
+    *,
+    differentiable: bool = False,
+) -> Tensor:
+    """x_{k+1} of states x_k `[n, dim]`, from standard normal `noise` `[n, dim]`; embeddings as in `generation_step`.
+
+    `widening` holds the scale, added and drift of `Agent.generate`, and `slope` the score that is drifted along. A step
+    k that is a tensor `[1]` is that of all states, and makes no difference to what is compiled.
+    """
+    u = None if differentiable else agent.space.coordinates(state)
+    mean, log_variance = agent.generation_step(state, k, score, table, embedding, u)
+    std = (0.5 * log_variance).exp()
+    if widening is not None:
+        scale, added, drift = widening
+        if slope is not None:
+            mean = mean + drift * std * (std * slope).clamp(-1.0, 1.0)
+        if isinstance(scale, Tensor) or scale != 1.0 or added != 0.0:
+            extra = added**2 * agent.generation.variance[k]
+            std = ((scale * std).square() + extra).sqrt()
+    if u is None:  # coordinates of its own, for a gradient that adds up in the same order
+        u = agent.space.coordinates(state)
+    action = torch.addcmul(mean - u, std.expand_as(mean), noise)
+    return agent.space.transition(state, action, k)
+
+
+def destroy_step(
+    agent: "Agent",
+    state: Tensor,
+    k: int | Tensor,
+    score: Tensor | None,
+    table: Tensor | None,
+    embedding: Tensor | None,
+    noise: Tensor,
+) -> Tensor:
+    """x_{k−1} of states x_k `[n, dim]`, from standard normal `noise` `[n, dim]`; see `generate_step`."""
+    u = agent.space.coordinates(state)
+    mean, log_variance = agent.destruction_step(state, k, score, table, embedding, u)
+    std = (0.5 * log_variance).exp()
+    action = torch.addcmul(mean - u, std.expand_as(mean), noise)
+    return agent.space.transition(state, action, k)
+
+
 def rollout_generation(
     agent: "Agent",
     n: int,
@@ -116,23 +168,25 @@ def rollout_generation(
         visits = _Visits(agent, density, conditions, first)
         state = agent.initial_state(n) if start is None else start
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
+        widened = None if (scale, added, drift) == (1.0, 0.0, 0.0) else (scale, added, drift)
+        # As tensors, for what is compiled would be compiled anew for other numbers, and for none.
+        points = torch.arange(agent.steps, device=state.device)
+        widening = state.new_tensor((scale, added, drift)) if agent.compiled else None
         for k in range(first, agent.steps):
             score = visits.add(state)
-            u = None if differentiable else agent.space.coordinates(state)
-            mean, log_variance = agent.generation_step(state, k, score, table, embedding, u)
-            std = (0.5 * log_variance).exp()
+            slope = None
             if drift != 0.0 and density is not None:
                 slope = score
                 if slope is None:
                     slope = agent.space.score(state, density.value_and_score(state, *conditions)[1])
-                mean = mean + drift * std * (std * slope).clamp(-1.0, 1.0)
-            if scale != 1.0 or added != 0.0:
-                extra = added**2 * agent.generation.variance[k]
-                std = ((scale * std).square() + extra).sqrt()
-            if u is None:  # coordinates of its own, for a gradient that adds up in the same order
-                u = agent.space.coordinates(state)
-            action = torch.addcmul(mean - u, std.expand_as(mean), torch.randn_like(mean))
-            state = agent.space.transition(state, action, k)
+            noise = torch.randn_like(state)
+            if agent.compiled and not differentiable:
+                step = compiled(generate_step, dynamic=True)
+                state = step(agent, state, points[k : k + 1], score, table, embedding, noise, widening, slope)
+            else:
+                state = generate_step(
+                    agent, state, k, score, table, embedding, noise, widened, slope, differentiable=differentiable
+                )
         visits.add(state)
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
@@ -163,14 +217,16 @@ def rollout_destruction(
         table = agent.destruction_trunk.time_embedding() if agent.destruction.learned else None
         embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.learned else None
         state = x
+        points = torch.arange(agent.steps + 1, device=state.device)
         for k in range(agent.steps, first, -1):
             score = visits.add(state)
             if log_reward is None and density is not None:
                 log_reward = density(state, *conditions) if visits.value is None else visits.value
-            u = agent.space.coordinates(state)
-            mean, log_variance = agent.destruction_step(state, k, score, table, embedding, u)
-            std = (0.5 * log_variance).exp()
-            action = torch.addcmul(mean - u, std.expand_as(mean), torch.randn_like(mean))
-            state = agent.space.transition(state, action, k)
+            noise = torch.randn_like(state)
+            if agent.compiled:
+                step = compiled(destroy_step, dynamic=True)
+                state = step(agent, state, points[k : k + 1], score, table, embedding, noise)
+            else:
+                state = destroy_step(agent, state, k, score, table, embedding, noise)
         visits.add(state)
         return visits.trajectory(log_reward, context, reverse=True)

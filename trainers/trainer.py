@@ -15,7 +15,9 @@ import torch
 from tensordict import TensorDict
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..agents.agent import Agent
 from ..agents.architecture import build_agent
+from ..agents.compilation import check_compiler
 from ..agents.exploration import Exploration
 from ..agents.point_architecture import build_point_agent
 from ..agents.policies import Policies
@@ -118,8 +120,15 @@ class Trainer:
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)
+        for name in ("compile", "chunk"):
+            if getattr(config, name) and not isinstance(self.agent, Agent):
+                raise InputError(f"{name}: expected an agent with Gaussian steps, got one that guesses the sample")
+        if config.compile:
+            check_compiler()
+        self.agent.chunk = config.chunk
         decay = config.average_decay
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
+        self.agent.compiled = config.compile  # and the averaged one, which is evaluated at any size, is not
         self.objective: JointLoss | RandomLevel
         if generation is None:
             target.require_sample("objective random_level")
@@ -133,6 +142,7 @@ class Trainer:
                 trunk=config.trunk,
                 residual=config.residual,
                 residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
+                compile=config.compile,
             )
         self.target_update = (
             TargetUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
@@ -143,7 +153,8 @@ class Trainer:
             "log_z": config.log_z_optimiser,
             "flow": config.flow_optimiser,
         }
-        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=config.single_optimiser)
+        single, fused = config.single_optimiser, config.compile
+        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=single, fused=fused)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.data = None
         if not target.has_log_prob:

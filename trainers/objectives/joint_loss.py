@@ -12,14 +12,16 @@ backbone is trained by both, or by one. Source: arXiv 2506.01541, section on joi
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, ParamSpec, TypeVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
 from torchrl.objectives import LossModule
 
+from ...agents.compilation import compiled
 from ...agents.policies import PathLogProbs, Policies
 from ...envs.errors import InputError
 from .context_centre import context_groups
@@ -27,6 +29,9 @@ from .path_objective import PathObjective, PathTerms
 from .residual import Residual, weighted_mean
 
 __all__ = ["SIDES", "JointLoss"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 SIDES = ("both", "generation", "destruction", "none")
 
@@ -44,6 +49,7 @@ class JointLoss(LossModule):
         trunk: whose loss trains a shared backbone: "both", "generation" or "destruction".
         residual: how residuals are counted, a key of `RESIDUALS`.
         residual_bound: their scale in nats; infinite for the plain squares. An attribute that may be changed later.
+        compile: compile the passes of the networks, and their backward (`ebbflow.agents.compiled`).
 
     Attributes:
         use_targets: whether there are target networks.
@@ -94,6 +100,7 @@ class JointLoss(LossModule):
         trunk: str = "both",
         residual: str = "huber",
         residual_bound: float = math.inf,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.objectives = {"generation": generation}
@@ -113,11 +120,15 @@ class JointLoss(LossModule):
         self.residual = Residual(residual, residual_bound).kind
         self.residual_bound = float(residual_bound)
         self.trunk = trunk
+        self.compiled = compile
         self.target_networks = target_networks if agent.destruction.learned else "none"
         self.use_targets = self.target_networks != "none"
         self.needs_flow = any(objective.needs_flow for objective in self.objectives.values())
         self.needs_log_density = self.needs_flow and agent.flow is not None and agent.flow.forward_looking
         self.follows_paths = generation.follows_paths
+        if agent.chunk is not None and (self.needs_flow or compile):
+            other = "compile" if compile else "a state flow"
+            raise InputError(f"chunk: expected None with {other}, got {agent.chunk!r}")
         on_policy = [objective.rows == "on_policy" for objective in self.objectives.values()]
         self.on_policy_share = 1.0 if all(on_policy) else 0.5 if any(on_policy) else 0.0
         self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
@@ -125,18 +136,19 @@ class JointLoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of trajectories (class docstring)."""
         paths = tensordict.detach()  # only an objective that follows paths sees their graph
+        read = _read(paths) if self.compiled else paths
         with self.agent_params.to_module(self.agent):
             log_z = self.agent.log_z_given(paths.get("context", None))
-            # Nothing to learn in these: computed once for all passes.
-            u = self.agent.space.coordinates(paths["state"])
-            features = self.agent.path_features(paths, u)
-            online = self.agent.path_log_probs(paths, features, coordinates=u, trunk=self.trunk)
-            log_flow = self.agent.path_log_flow(paths, features, log_z.detach(), u) if self.needs_flow else None
+            # There is nothing to learn in coordinates and features: computed once for all passes.
+            u, features, online = self._pass(online_pass)(self.agent, read, self.trunk)
+            log_flow = None
+            if self.needs_flow and features is not None:
+                log_flow = self.agent.path_log_flow(paths, features, log_z.detach(), u)
         fixed = PathLogProbs(*(term.detach() for term in online))
         seen = {"generation": fixed, "destruction": fixed}  # what each policy's loss sees of the other policy
         if self.use_targets:
             with torch.no_grad(), self.target_agent_params.to_module(self.agent):
-                lagging = self.agent.path_log_probs(paths, features, coordinates=u)
+                lagging = self._pass(lagging_pass)(self.agent, read, u, features)
             seen |= {policy: lagging for policy in seen if self._lags(policy)}
 
         group = context_groups(paths) if (sample := paths.get("sample", None)) is None else sample
@@ -162,6 +174,9 @@ class JointLoss(LossModule):
         for objective in {objective for objective in self.objectives.values() if objective.needs_flow}:
             losses["loss_flow"] = losses["loss_flow"] + objective.loss_of_paths(everything)
         return TensorDict({**losses, "log_ratio": log_ratio}, batch_size=[])
+
+    def _pass(self, function: Callable[P, R]) -> Callable[P, R]:
+        return compiled(function) if self.compiled else function
 
     def _loss_log_z(self, log_z: Tensor, terms: PathTerms) -> Tensor:
         if terms.group is None:
@@ -195,6 +210,29 @@ class JointLoss(LossModule):
             destruction=destruction,
             log_reward=paths["log_reward"],
         )
+
+
+def online_pass(
+    agent: Policies, paths: Mapping[str, Tensor], trunk: str
+) -> tuple[Tensor | None, Tensor | None, PathLogProbs]:
+    """Coordinates, features and log densities of stored trajectories; in chunks nothing but these is kept."""
+    if agent.chunk is not None:
+        return None, None, agent.path_log_probs(paths, trunk=trunk)
+    u = agent.space.coordinates(paths["state"])
+    features = agent.path_features(paths, u)
+    return u, features, agent.path_log_probs(paths, features, coordinates=u, trunk=trunk)
+
+
+def lagging_pass(
+    agent: Policies, paths: Mapping[str, Tensor], u: Tensor | None, features: Tensor | None
+) -> PathLogProbs:
+    """Log densities of stored trajectories, whose coordinates and features are known, or None."""
+    return agent.path_log_probs(paths, features, coordinates=u)
+
+
+def _read(paths: TensorDictBase) -> dict[str, Tensor]:
+    """What a policy reads of trajectories, as plain tensors: a TensorDict is compiled anew for other keys."""
+    return {key: paths[key] for key in ("state", "score", "context") if paths.get(key, None) is not None}
 
 
 def _allowed(objective: PathObjective, paths: TensorDictBase) -> Tensor | None:

@@ -1,0 +1,136 @@
+"""Compiled steps: `torch.compile` of pure functions of tensors, with what its CPU backend leaves slow done otherwise.
+
+Inductor hands matrix products of a training to the BLAS library as they are, computes asinh number by number, which
+keeps all that is fused with it from being vectorised, and leaves products with a side of a few numbers (the tables of
+the heads) to a batched product that is slow at them. `_CpuKernels` puts in their place: products of oneDNN, which uses
+the widest instructions of any processor (in single precision); asinh by log1p and sqrt, which are vectorised,
+
+    asinh x = sign(x) · log1p(|x| + x² / (1 + √(1 + x²))),    exact to rounding near 0 as well;
+
+and a product and a sum, which are fused with their surroundings. On a GPU nothing is put in place.
+
+Modules are not wrapped: what is compiled is a function that is given the module, so parameters keep their names, and
+one compiled function serves every module of that architecture.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from ..envs.errors import InputError
+
+__all__ = ["check_compiler", "compiled"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_NARROW = 4  # a batched product with a side of at most so many numbers is a product and a sum
+
+
+@functools.cache
+def compiled(function: Callable[P, R], *, dynamic: bool | None = None) -> Callable[P, R]:
+    """The compiled `function` of tensors and modules: the same one whenever it is asked for.
+
+    Args:
+        function: pure, of tensors and modules; not a method of an instance, which would be compiled for each anew.
+        dynamic: as in `torch.compile`: True where sizes change from call to call; by default they are taken as they
+            are at first, and as variable once they have changed.
+
+    Example:
+        >>> def double(x: Tensor) -> Tensor:
+        ...     return 2.0 * x
+        >>> compiled(double) is compiled(double)
+        True
+    """
+    return cast(Callable[P, R], torch.compile(function, dynamic=dynamic, options=_options()))
+
+
+@functools.cache
+def check_compiler() -> None:
+    """Compile something small.
+
+    Raises:
+        InputError: when nothing can be compiled on this machine, with the reason.
+    """
+    try:
+        torch.compile(lambda x: x + 1.0, options=_options())(torch.zeros(2))
+    except Exception as error:  # whatever the compiler's parts raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            "compile: expected a machine with a C++ compiler (such as g++; CXX names another one), which torch.compile "
+            f"needs, got: {reason[:200]}; train without it instead"
+        ) from error
+
+
+@functools.cache
+def _options() -> Any:
+    from torch._inductor.custom_graph_pass import CustomGraphPass  # here, for it takes a second
+
+    aten = torch.ops.aten
+    linear = _onednn_linear()
+
+    class _CpuKernels(CustomGraphPass):
+        """See the module docstring."""
+
+        def __call__(self, graph: torch.fx.graph.Graph) -> None:
+            for node in list(graph.nodes):
+                value = node.meta.get("val")
+                if node.op != "call_function" or not isinstance(value, Tensor) or value.device.type != "cpu":
+                    continue
+                with graph.inserting_before(node):
+                    new = self.instead_of(graph, node)
+                if new is not None:
+                    node.replace_all_uses_with(new)
+                    graph.erase_node(node)
+            graph.lint()
+
+        def instead_of(self, graph: torch.fx.graph.Graph, node: Any) -> Any:
+            def call(function: Any, *args: Any) -> Any:
+                made = graph.call_function(function, args)
+                values = torch.fx.node.map_arg(args, lambda argument: argument.meta["val"])
+                made.meta["val"] = function(*values)  # of fake tensors: a shape
+                return made
+
+            if node.target == aten.asinh.default:
+                x = node.args[0]
+                square = call(aten.mul.Tensor, x, x)
+                root = call(aten.sqrt.default, call(aten.add.Tensor, square, 1.0))
+                beyond = call(aten.div.Tensor, square, call(aten.add.Tensor, root, 1.0))
+                size = call(aten.log1p.default, call(aten.add.Tensor, call(aten.abs.default, x), beyond))
+                return call(aten.mul.Tensor, call(aten.sign.default, x), size)
+            if node.target == aten.bmm.default and node.args[1].meta["val"].shape[-1] <= _NARROW:
+                left, right = node.args  # [b, m, k], [b, k, n]
+                turned = call(aten.permute.default, right, [0, 2, 1])
+                product = call(
+                    aten.mul.Tensor, call(aten.unsqueeze.default, left, 2), call(aten.unsqueeze.default, turned, 1)
+                )
+                return call(aten.sum.dim_IntList, product, [-1])
+            if node.target in (aten.mm.default, aten.addmm.default) and node.meta["val"].dtype == torch.float32:
+                *bias, left, right = node.args
+                if linear is None or node.kwargs or (bias and bias[0].meta["val"].ndim != 1):
+                    return None
+                return call(linear, left, call(aten.permute.default, right, [1, 0]), bias[0] if bias else None)
+            return None
+
+        def uuid(self) -> str:
+            return f"ebbflow-cpu-kernels-1-{linear is not None}"  # part of the key of inductor's cache on disk
+
+    return {"post_grad_custom_post_pass": _CpuKernels()}
+
+
+@functools.cache
+def _onednn_linear() -> Any:
+    """x @ w.T + b by oneDNN, as an operation; None where torch has no oneDNN.
+
+    Inductor's own one takes only weights that do not change.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return None
+    product = torch.ops.mkldnn._linear_pointwise.default
+    torch.library.define("ebbflow::linear", "(Tensor x, Tensor w, Tensor? b) -> Tensor")
+    torch.library.impl("ebbflow::linear", "CPU", lambda x, w, b: product(x, w, b, "none", [], ""))
+    torch.library.register_fake("ebbflow::linear", lambda x, w, b: x.new_empty(x.shape[0], w.shape[0]))
+    return torch.ops.ebbflow.linear.default
