@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ..envs.errors import InputError, whole_number
+from ..envs.spaces import Tokens
 from ..envs.target import Target
 from .context_groups import context_keys, draw_companions
 
@@ -67,7 +68,7 @@ class Anchors:
 
         Args:
             target: has a log density.
-            states: equally weighted samples, `[n, dim]`, floating point.
+            states: equally weighted samples, `[n, dim]`, floating point; tokens int64.
             contexts: of a conditional target, the context that each of them is a sample at, `[n, c]`.
 
         Raises:
@@ -79,7 +80,9 @@ class Anchors:
         if not isinstance(states, Tensor) or states.ndim != 2 or states.shape[1:] != shape or states.shape[0] == 0:
             got = list(states.shape) if isinstance(states, Tensor) else type(states).__name__
             raise InputError(f"states: expected a tensor [n >= 1, {shape[0]}], got {got}")
-        if not states.is_floating_point():
+        if isinstance(target.space, Tokens):
+            target.space.check("states", states)
+        elif not states.is_floating_point():
             raise InputError(f"states: expected floating point values, got {states.dtype}")
         states = states.detach().clone()
         bad = int((~states.isfinite().all(dim=-1)).sum())
@@ -90,7 +93,7 @@ class Anchors:
         outside = int((log_reward == -torch.inf).sum())
         if outside:
             raise InputError(f"states: expected samples inside the support, got log density -inf for {outside} rows")
-        rows = None if contexts is None else contexts.detach().to(states).expand(len(states), -1).clone()
+        rows = None if contexts is None else contexts.detach().to(log_reward).expand(len(states), -1).clone()
         return cls(states, log_reward, energy_calls=states.shape[0], contexts=rows)
 
     def __len__(self) -> int:

@@ -1,6 +1,7 @@
 """The gymnasium ids of the built-in densities, `ebbflow/<name>-v0`; torch is imported only when one of them is made.
 
-Data have no id: they have no density, and so there is no reward at the end of a walk.
+Data have no id: they have no density, and so there is no reward at the end of a walk. Nor have densities of sequences:
+environments walk in continuous spaces.
 """
 
 from gymnasium.envs.registration import register, registry

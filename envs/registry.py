@@ -19,7 +19,7 @@ from .errors import InputError, whole_number
 if TYPE_CHECKING:
     from .target import Target
 
-__all__ = ["BUILT_IN", "DATA", "get_target", "import_attribute", "list_families", "list_targets"]
+__all__ = ["BUILT_IN", "DATA", "SEQUENCES", "get_target", "import_attribute", "list_families", "list_targets"]
 
 PLUGIN_GROUP = "ebbflow.targets"
 
@@ -39,6 +39,10 @@ BUILT_IN: dict[str, str] = {
     "lgcp": "log-Gaussian Cox process on 40 x 40 cells, simulated",
     "lgcp-whitened": "the same, in coordinates independent a priori",
     "conditional-gmm": "4 Gaussians in 2 dimensions that move with a context",
+}
+
+SEQUENCES: dict[str, str] = {
+    "potts": "tokens: a chain of 6 tokens out of 3 that like equal neighbours, a density of 729 sequences",
 }
 
 DATA: dict[str, str] = {
@@ -78,6 +82,7 @@ _NUMBERED = {
     "rosenbrock-": ("targets.rosenbrock:Rosenbrock", "dim"),
     "lgcp-": ("targets.cox_process:CoxProcess", "dim"),
     "lgcp-whitened-": ("targets.cox_process:whitened_cox_process", "dim"),
+    "potts-": ("targets.potts_chain:PottsChain", "length"),
     "digits-": ("data.digits:digits", "unique"),
     "digits-dequantised-": ("data.digits:digits_dequantised", "unique"),
     "digits-tokens-": ("data.digits:digits_tokens", "unique"),
@@ -138,7 +143,7 @@ def list_targets() -> dict[str, str]:
         >>> list_targets()["gmm25"]
         '25 Gaussians on a grid in 2 dimensions, covariance 0.3 I'
     """
-    lines = BUILT_IN | DATA
+    lines = BUILT_IN | SEQUENCES | DATA
     for name, point in _plugins().items():
         source = f" of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
         lines.setdefault(name, f"plugin {point.value}{source}")
@@ -211,7 +216,7 @@ def _built_in(name: str, dim: int | None) -> "Target | None":
     maker, argument = _NUMBERED[f"{name}-"]
     if dim is not None:
         return _make(maker, **{argument: dim})
-    if name not in BUILT_IN and name not in DATA:
+    if name not in BUILT_IN | SEQUENCES | DATA:
         listed = next(known for known in BUILT_IN if known.startswith(f"{name}-"))
         raise InputError(f"dim: target {name!r} needs an even number of coordinates; give dim, or write {listed}")
     return _make(maker)

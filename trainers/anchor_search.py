@@ -10,11 +10,12 @@ from ..buffers.anchors import Anchors
 from ..buffers.annealing import annealed_smc
 from ..buffers.conditional_annealing import annealed_smc_by_context
 from ..envs.errors import InputError
+from ..envs.spaces import Tokens
 from ..envs.target import Target
 from .config import AnchorConfig
 from .context_batch import contexts_of_new_rows
 
-__all__ = ["find_anchors", "search_for_anchors"]
+__all__ = ["find_anchors", "placed", "search_for_anchors"]
 
 
 def find_anchors(
@@ -38,13 +39,24 @@ def find_anchors(
         target.require_sample("anchors.samples: exact")
         contexts = contexts_of_new_rows(target, config.count, config.contexts) if target.is_conditional else None
         samples = target.sample(config.count, *(() if contexts is None else (contexts,)))
-        return Anchors.from_samples(target, samples.to(device, dtype), contexts)
+        return Anchors.from_samples(target, placed(target, samples, device, dtype), contexts)
     if target.is_conditional:
         raise InputError(
             "anchors.samples: a file has no contexts; of a conditional target give anchors in Python, "
             "Trainer(anchors=Anchors.from_samples(target, states, contexts)), or write exact"
         )
-    return Anchors.from_samples(target, _load_samples(config.samples).to(device, dtype))
+    return Anchors.from_samples(target, placed(target, _load_samples(config.samples), device, dtype))
+
+
+def placed(target: Target, samples: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Samples on a device and in a floating point type; tokens stay whole numbers.
+
+    Example:
+        >>> from ebbflow.envs import get_target
+        >>> placed(get_target("potts"), torch.zeros(2, 6).long(), torch.device("cpu"), torch.float32).dtype
+        torch.int64
+    """
+    return samples.to(device) if isinstance(target.space, Tokens) else samples.to(device, dtype)
 
 
 def _load_samples(path: str) -> torch.Tensor:

@@ -34,6 +34,7 @@ Contents = Literal["terminal", "path"]
 LocalSearchKind = Literal["none", "mala", "ebb_and_flow"]
 Schedule = Literal["cosine", "constant", "exponential"]
 Precision = Literal["float32", "float64"]
+RewardPath = Literal["followed", "redrawn"]
 ResidualKind = Literal["squared", "huber", "log_cosh"]
 Sides = Literal["both", "generation", "destruction", "none"]
 TrunkSides = Literal["both", "generation", "destruction"]
@@ -83,8 +84,9 @@ class ReplayConfig:
 class AnchorConfig:
     """Protected states found by annealed sequential Monte Carlo before training, or given by the user."""
 
-    share: float = 0.75
-    """Share of the remembered rows of a batch that is drawn from the anchors; 0 for no anchors."""
+    share: float | None = None
+    """Share of the remembered rows of a batch that is drawn from the anchors; 0 for no anchors. By default 0.75, and of
+    tokens 0 unless there are `samples`, for the search needs a gradient."""
     count: int = 5000
     """Number of particles."""
     temperatures: int = 60
@@ -216,6 +218,9 @@ class TrainConfig:
     given."""
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     """Exploration."""
+    reward_path: RewardPath = "followed"
+    """Of reverse_kl_log_derivative: which path of a sample its reward is credited to. followed: the one that generation
+    took; redrawn: another one, drawn by destroying the sample again, which is off-policy. See docs/reward.md."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     """Replay."""
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
@@ -276,6 +281,7 @@ class TrainConfig:
             "dtype": Precision,
             "replay.contents": Contents,
             "local_search.kind": LocalSearchKind,
+            "reward_path": RewardPath,
             "residual": ResidualKind,
             "trunk": TrunkSides,
             "target_networks": Sides,
@@ -309,7 +315,7 @@ class TrainConfig:
             raise InputError(f"subtb_lambda: expected a number >= 0, got {self.subtb_lambda!r}")
         for name in ("target_rate", "replay.share", "anchors.share", "replay.uniform_mixture", "replay.beta"):
             value = self._lookup(name)
-            if not 0.0 <= value <= 1.0:
+            if value is not None and not 0.0 <= value <= 1.0:
                 raise InputError(f"{name}: expected a number between 0 and 1, got {value!r}")
         for name in ("average_decay", *(f"{name}.{beta}" for name in OPTIMISERS for beta in ("beta1", "beta2"))):
             value = self._lookup(name)

@@ -12,6 +12,7 @@ from ..envs.errors import InputError
 from ..envs.registry import get_target
 from ..envs.target import Target
 from ..envs.targets.callable import CallableTarget
+from .anchor_search import placed
 from .callbacks import Callback, MetricsLogger, NaNGuard, ProgressBar
 from .config import TrainConfig
 from .evaluation import sample_agent, warnings_of
@@ -147,7 +148,7 @@ def fit(
     anchors = None
     if samples is not None:
         where = device_of(config), getattr(torch, config.dtype)
-        anchors = Anchors.from_samples(target.to(*where), _states(samples).to(*where))
+        anchors = Anchors.from_samples(target.to(*where), placed(target, _states(samples), *where))
     trainer = Trainer(target, config, anchors=anchors)
     metrics = MetricsLogger()
     callbacks: list[Callback] = [NaNGuard(), metrics]

@@ -79,4 +79,7 @@ class NewPaths:
         )
         paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
         origin = Origin.ON_POLICY if widening == NOT_WIDENED else Origin.OFF_POLICY
+        if origin == Origin.ON_POLICY and self.config.reward_path == "redrawn":
+            # The samples are on-policy, and these paths are not: that is what this setting is there to show.
+            paths = self.agent.destroy(paths["state"][:, -1], None, paths["log_reward"], context=context)
         return origin.mark(paths)

@@ -1,4 +1,4 @@
-"""Settings that are left open, chosen to suit the target: steps, objectives and the reference.
+"""Settings that are left open, chosen to suit the target: steps, objectives, the reference and anchors.
 
 | open setting          | of a density       | of data                                 | of data that are tokens  |
 |-----------------------|--------------------|-----------------------------------------|--------------------------|
@@ -6,9 +6,13 @@
 | objective             | vargrad            | maximum_likelihood                      | random_level             |
 | destruction_objective | as the objective   | vargrad, among the paths of each sample | nothing to learn         |
 | agent.reference       | bridge             | variance_preserving                     | mask_one_random          |
+| anchors.share         | 0.75               | there are none                          | there are none           |
 
-Numbers destroyed by `noise_preserving` or `noise_exploding` are guessed as tokens are: in 50 steps, by random_level.
-The time grid of a density is matched to it, see `matched_grid`; where there is no gradient, its power is 2.
+A density of tokens has the steps and the reference of tokens and the objective of a density; anchors only where there
+are samples to take them from, for tokens have no gradient that could be searched along. What else needs a gradient is
+refused. Numbers destroyed by `noise_preserving` or `noise_exploding` are guessed as tokens are: in 50 steps, by
+random_level. The time grid of a density is matched to it, see `matched_grid`; where there is no gradient, its power
+is 2.
 """
 
 from dataclasses import replace
@@ -17,23 +21,30 @@ from ..agents.config import AgentConfig
 from ..agents.policies import Policies
 from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES, get_continuous_reference
 from ..agents.references.tokens.catalogue import get_token_reference
+from ..envs.errors import InputError
 from ..envs.spaces import Tokens
 from ..envs.target import Target
 from .config import STEPS, TrainConfig
 
 __all__ = ["suited_config"]
 
+_ANCHORS = 0.75  # share of the remembered rows
 
-def suited_config(config: TrainConfig, target: Target, agent: Policies | None = None) -> TrainConfig:
+
+def suited_config(
+    config: TrainConfig, target: Target, agent: Policies | None = None, *, has_anchors: bool = False
+) -> TrainConfig:
     """The settings with those of the module docstring filled in where they are open (None).
 
     Args:
         config: the settings.
         target: what is trained on.
         agent: an agent of the user's own, who then has the steps and the reference.
+        has_anchors: whether there are anchors of the user's own.
 
     Raises:
-        InputError: for a reference of tokens that is unknown, or that cannot take the given number of steps.
+        InputError: for a reference of tokens that is unknown, or that cannot take the given number of steps, and for
+            what a density of tokens cannot do.
 
     Example:
         >>> from ebbflow.envs import get_target
@@ -62,10 +73,34 @@ def suited_config(config: TrainConfig, target: Target, agent: Policies | None = 
         objective = "vargrad" if not data else "random_level" if levels else "maximum_likelihood"
     if of_destruction is None and data and objective == "maximum_likelihood":
         of_destruction = "vargrad"
-    return replace(
+    share = config.anchors.share
+    if share is None:
+        share = 0.0 if tokens and not has_anchors and config.anchors.samples is None else _ANCHORS
+    config = replace(
         config,
         steps=steps,
         objective=objective,
         destruction_objective=of_destruction,
         agent=replace(config.agent, reference=reference, time_grid_power=power),
+        anchors=replace(config.anchors, share=share),
     )
+    if tokens and not data:
+        _refuse_gradients(config, has_anchors=has_anchors)
+    return config
+
+
+def _refuse_gradients(config: TrainConfig, *, has_anchors: bool) -> None:
+    """Raise an InputError for the first setting that needs the gradient of the density."""
+    searched = not has_anchors and config.anchors.samples is None and config.replay.share > 0
+    wanted = {
+        "objective": (config.objective == "reverse_kl", "reverse_kl_log_derivative", config.objective),
+        "anchors.share": (searched and config.anchors.share != 0.0, "0, or anchors.samples", config.anchors.share),
+        "local_search.kind": (config.local_search.kind != "none", "none", config.local_search.kind),
+        "exploration.drift": (config.exploration.drift != 0.0, "0", config.exploration.drift),
+        "exploration.added": (config.exploration.added != 0.0, "0", config.exploration.added),
+        "agent.langevin": (config.agent.langevin, "no", "yes"),
+        "agent.features": ("score" in config.agent.features, "no score", config.agent.features),
+    }
+    for field, (needed, expected, got) in wanted.items():
+        if needed:
+            raise InputError(f"{field}: tokens have no gradient and no noise to add to; expected {expected}, got {got}")

@@ -96,7 +96,7 @@ class Trainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        self.config = config = suited_config(config, target, agent)
+        self.config = config = suited_config(config, target, agent, has_anchors=anchors is not None)
         self.device = device_of(config)
         self.dtype = getattr(torch, config.dtype)
         self.target = target.to(self.device, self.dtype)
@@ -157,7 +157,7 @@ class Trainer:
         self.optimisers = Optimisers(self.agent, configs, config.iterations, single=single, fused=fused)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.data = None
-        if not target.has_log_prob:
+        if generation is None or not target.has_log_prob:  # single levels are those of samples
             self.data = DataBatches(self.agent, self.target, config, self.objective)
         self.new_paths = NewPaths(self.agent, self.target, config, self.objective)
         self.memory = Memory(self.agent, self.target, config, anchors, self.device)
@@ -369,6 +369,13 @@ class Trainer:
         """Raise an InputError where the settings leave an objective without rows that it may learn from."""
         config = self.config
         remembered = self.memory.most_rows
+        if config.reward_path == "redrawn" and (
+            config.objective != "reverse_kl_log_derivative" or self.agent.destruction.learned
+        ):
+            raise InputError(
+                "reward_path: redrawn is for reverse_kl_log_derivative, and a destruction that has nothing to learn; "
+                f"expected followed with {config.objective}"
+            )
         on_policy = self.new_paths.on_policy_rows(config.batch_size - remembered, self.exploration.widening_at(0.0))
         destroyed = remembered if config.replay.contents == "terminal" else round(remembered * config.anchors.share)
         for policy, objective in self.objective.objectives.items():

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "latent": ["ClassReward", "LatentTarget"],
         "many_well": ["ManyWell", "narrow_many_well"],
         "mixtures": ["GaussianMixture", "gmm25", "gmm25_narrow", "gmm40"],
+        "potts_chain": ["PottsChain"],
         "ring": ["ring"],
         "rosenbrock": ["Rosenbrock"],
         "student_t": ["StudentTMixture", "student_t"],

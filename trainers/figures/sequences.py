@@ -1,4 +1,4 @@
-"""Figures of data that are sequences of tokens: samples beside data, and both policies step by step, as lines."""
+"""Figures of sequences of tokens: samples beside data or exact samples, and both policies step by step, as lines."""
 
 from typing import Any
 
@@ -22,14 +22,15 @@ _UNKNOWN = "▒"
 
 
 def sequence_samples_figure(agent: Policies, target: Target) -> Figure:
-    """Lines of generated samples, and of data."""
-    panels = (
-        ("generated", agent.generate(_LINES)["state"][:, -1], GENERATION),
-        ("data", exact_samples(agent, target, _LINES), TRUTH),
-    )
+    """Lines of generated samples, and of data or exact samples where there are any."""
+    panels = [("generated", agent.generate(_LINES)["state"][:, -1], GENERATION)]
+    if target.can_sample:
+        name = "exact samples" if target.has_log_prob else "data"
+        panels.append((name, exact_samples(agent, target, _LINES), TRUTH))
     lines = {name: [_line(target, row) for row in rows] for name, rows, _ in panels}
-    figure = _page(max(len(line) for found in lines.values() for line in found), 2 * _LINES + 3)
-    for axes, (name, _, colour) in zip(figure.subplots(2, 1), panels, strict=True):
+    figure = _page(max(len(line) for found in lines.values() for line in found), len(panels) * (_LINES + 1) + 1)
+    column = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axes, (name, _, colour) in zip(column, panels, strict=True):
         _write(axes, lines[name], colour)
         axes.set_title(name, loc="left", fontsize=10)
     figure.suptitle(f"{target.name}: samples", fontsize=11)
@@ -37,8 +38,8 @@ def sequence_samples_figure(agent: Policies, target: Target) -> Figure:
 
 
 def sequence_paths_figure(agent: Policies, target: Target) -> Figure:
-    """One sample step by step: generated above, and destroyed data below, from destroyed (top) to sample (bottom)."""
-    exact = exact_samples(agent, target, 1)
+    """One sample step by step: generated above, and one destroyed below (of data, if any), from destroyed (top) to sample (bottom)."""
+    exact = exact_samples(agent, target, 1) if target.can_sample else agent.generate(1)["state"][:, -1]
     destroyed = agent.destroy(exact, None, agent.log_z.new_zeros(1))["state"][0]
     shown = steps_shown(agent.steps, _STEPS)
     halves = (
