@@ -1,4 +1,4 @@
-r"""A reward credited to the path that was followed, or to one that is redrawn: learning curves on a small sequence task.
+r"""A reward credited to the path that was followed, or to a redrawn one: learning curves on a small sequence task.
 
     python benchmarks/reward_path.py run --rows benchmarks/results/reward_path.jsonl
     python benchmarks/reward_path.py table --rows benchmarks/results/reward_path.jsonl
@@ -9,7 +9,6 @@ alone; `reward_path` is the one setting that differs. A stronger coupling is a s
 exact: the chain has 729 sequences and 4,096 states with masks, over which the generated law is summed.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from rows import Row, group, read, run_missing, write_table
-from torch import Tensor
 
 from ebbflow.agents import TokenAgent
 from ebbflow.envs.targets import PottsChain
@@ -112,10 +110,10 @@ def table(rows: Path, out: Path | None = None) -> None:
     """Markdown table, mean ± sd over seeds."""
     found = sorted(read(rows), key=lambda row: (row["coupling"], row["reward_path"], row["seed"]))
     heading = (
-        "# A reward credited to the path followed, or to a redrawn one\n\nCommand: `python benchmarks/reward_path.py run "
-        f"--rows {rows}`, then `... table`. After {SETTINGS['iterations']:,} iterations of {SETTINGS['batch_size']} "
-        "paths; nats; `path_kl` = log Z − ELBO, `sample_kl` = KL(generated ‖ density), `reward_gap` = mean log R of the "
-        "density − that of what is generated, `calls_to_half` = energy calls until path_kl < ½. All exact sums.\n\n"
+        "# A reward credited to the path followed, or to a redrawn one\n\nCommand: `python benchmarks/reward_path.py "
+        f"run --rows {rows}`, then `... table`. After {SETTINGS['iterations']:,} iterations of {SETTINGS['batch_size']} "
+        "paths; nats; `path_kl` = log Z − ELBO, `sample_kl` = KL(generated ‖ density), `reward_gap` = mean log R of "
+        "the density − that of what is generated, `calls_to_half` = energy calls until path_kl < ½. All exact sums.\n\n"
     )
     write_table(group(found, {"coupling": "coupling", "reward_path": "reward_path"}), NUMBERS, out, heading)
 

@@ -38,7 +38,7 @@ def sequence_samples_figure(agent: Policies, target: Target) -> Figure:
 
 
 def sequence_paths_figure(agent: Policies, target: Target) -> Figure:
-    """One sample step by step: generated above, and one destroyed below (of data, if any), from destroyed (top) to sample (bottom)."""
+    """One sample step by step: generated above, and one destroyed below, from destroyed (top) to sample (bottom)."""
     exact = exact_samples(agent, target, 1) if target.can_sample else agent.generate(1)["state"][:, -1]
     destroyed = agent.destroy(exact, None, agent.log_z.new_zeros(1))["state"][0]
     shown = steps_shown(agent.steps, _STEPS)
