@@ -14,7 +14,6 @@ A *segment* is the end x_j … x_T of a trajectory, with T + 1 − j states. Its
 p_0 term unless j = 0; two trajectories that part at x_j differ in D by what their segments do.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -98,7 +97,6 @@ class Agent(Policies):
         self.log_z = nn.Parameter(torch.zeros(()))
         self.context_space = context_space
         self.log_z_network = log_z_network
-        self._given: Tensor | None = None
         self.needs_score = generation.langevin is not None or "score" in features.names
 
     @property
@@ -127,69 +125,6 @@ class Agent(Policies):
             "log_z": [self.log_z, *(() if self.log_z_network is None else self.log_z_network.parameters())],
             "flow": [] if self.flow is None else [*self.flow.parameters()],
         }
-
-    # Contexts -----------------------------------------------------------------------------------------------------
-
-    def log_z_given(self, context: Tensor | None) -> Tensor:
-        """The learned log Z(c) of contexts `[..., c] -> [...]`; the scalar `log_z` of an unconditional agent."""
-        if self.log_z_network is None:
-            return self.log_z
-        return self.log_z + self.log_z_network(self._contexts(context)).squeeze(-1)
-
-    def given(self, context: Tensor) -> "Agent":
-        """This agent at one context `[c]`: the same parameters, and no context to be passed any more.
-
-        Its `density` is that of the target at the same context, `target.given(context)`.
-
-        Raises:
-            InputError: for an unconditional agent or a context of another shape.
-
-        Example:
-            >>> from ebbflow.agents import AgentConfig, build_agent
-            >>> from ebbflow.envs import get_target
-            >>> target, context = get_target("conditional-gmm"), torch.tensor([0.5, 0.0])
-            >>> agent = build_agent(
-            ...     target.space, scale=3.0, steps=3, config=AgentConfig(width=8), context_space=target.context_space
-            ... )
-            >>> agent.given(context).generate(4, target.given(context))["log_reward"].shape
-            torch.Size([4])
-        """
-        view = copy.copy(self)
-        view._given = self._contexts(context.reshape(-1))
-        return view
-
-    @property
-    def free_context_space(self) -> Continuous | None:
-        """The space of the contexts that have still to be passed: none at a context that is `given`."""
-        return None if self._given is not None else self.context_space
-
-    def _contexts(self, context: Tensor | None) -> Tensor:
-        """Contexts in this agent's dtype and on its device, or the error that names what is wrong with them."""
-        if self.context_space is None:
-            raise InputError("context: this agent is not conditional, and takes none")
-        size = self.context_space.dim
-        if context is None or context.shape[-1:] != (size,):
-            got = "none" if context is None else list(context.shape)
-            raise InputError(f"context: this agent is conditional and expects contexts [n, {size}], got {got}")
-        return context.detach().to(self.log_z)
-
-    def contexts_of(self, n: int, context: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-        """Contexts of `n` trajectories, `[n, c]` or None, and what a density takes of them beside the states.
-
-        Raises:
-            InputError: for contexts that are missing, not asked for, or of another shape.
-        """
-        if context is None and self.context_space is None:
-            return None, ()
-        if context is None and self._given is not None:
-            return self._given.expand(n, -1), ()
-        rows = self._contexts(context)
-        if rows.ndim > 2 or (rows.ndim == 2 and len(rows) != n):
-            raise InputError(
-                f"context: expected one context, or one for each of {n} trajectories, got {list(rows.shape)}"
-            )
-        rows = rows.expand(n, -1)
-        return rows, (rows,)
 
     # One step -----------------------------------------------------------------------------------------------------
 

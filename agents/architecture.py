@@ -16,7 +16,7 @@ from .flow import StateFlow
 from .references.catalogue import get_reference
 from .time_grid import get_time_grid
 
-__all__ = ["build_agent"]
+__all__ = ["build_agent", "log_z_network_of"]
 
 
 def build_agent(
@@ -88,7 +88,7 @@ def build_agent(
     )
     separate = not config.shared_backbone and destruction.learned
     destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts) if separate else None
-    log_z_network = None if context_space is None else _log_z_network(contexts, config.width)
+    log_z_network = None if context_space is None else log_z_network_of(contexts, config.width)
     state_flow = None
     if flow:  # built last, so that the rest of the agent is the same with and without it
         state_flow = StateFlow(
@@ -114,8 +114,13 @@ def build_agent(
     return agent.to(torch.get_default_dtype())
 
 
-def _log_z_network(contexts: int, width: int) -> nn.Module:
-    """What log Z(c) adds to the level common to all contexts, `[..., c] -> [..., 1]`; zero at first."""
+def log_z_network_of(contexts: int, width: int) -> nn.Module:
+    """What log Z(c) adds to the level common to all contexts, `[..., c] -> [..., 1]`; zero at first.
+
+    Example:
+        >>> log_z_network_of(contexts=2, width=8)(torch.zeros(3, 2)).shape
+        torch.Size([3, 1])
+    """
     last = nn.Linear(width, 1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

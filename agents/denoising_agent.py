@@ -1,9 +1,9 @@
 r"""The agent that guesses back: a reference that destroys, and a generation policy that learns to guess the sample.
 
 It serves every reference, of tokens and of continuous states alike; `*space` is the shape of a state, `[length]` or
-`[dim]`. A trajectory is, as in `agent`, a TensorDict of batch `[B]`, with `state` `[B, T+1, *space]` and `log_reward`
-`[B]`. Of data there is no density: log R is a constant, which is set to 0. Then the log-ratio of a path destroyed from
-a sample x,
+`[dim]`. A trajectory is, as in `agent`, a TensorDict of batch `[B]`, with `state` `[B, T+1, *space]`, `log_reward`
+`[B]`, and `context` `[B, c]` of a conditional agent. Of data there is no density: log R is a constant, which is set to
+0. Then the log-ratio of a path destroyed from a sample x,
 
     D(τ) = log p_0(x_0) + Σ_k log p→(x_{k+1} | x_k) − Σ_k log p←(x_k | x_{k+1}),
 
@@ -21,6 +21,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from ..envs.errors import InputError
+from ..envs.spaces import Continuous
 from .policies import PathLogProbs, Policies
 from .references.reference import Reference
 from .rollout import Density
@@ -38,7 +39,9 @@ class DenoisingAgent(Policies):
         reference: the destruction.
         network: the guess of a state `[..., *space]` and a step k `[...]`, which is logits `[..., length, vocabulary]`
             for tokens and a point `[..., dim]` for continuous states: a module such as `TokenNetwork` or
-            `PointNetwork`, or any function.
+            `PointNetwork`, or any function. That of a conditional agent takes contexts `[..., c]` beside them.
+        context_space: the space of contexts of a conditional agent, whose guesses depend on them; destruction does not.
+        log_z_network: what log Z(c) of a conditional agent adds to `log_z`, where log Z is to be learned.
 
     Attributes:
         log_z: a scalar parameter for objectives that learn log Z; of data it tends to −E[D].
@@ -61,7 +64,14 @@ class DenoisingAgent(Policies):
 
     trains_levels: ClassVar[bool] = True
 
-    def __init__(self, reference: Reference, network: Callable[[Tensor, int | Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        network: Callable[..., Tensor],
+        *,
+        context_space: Continuous | None = None,
+        log_z_network: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(reference, Reference):
             raise InputError(f"reference: expected one such as MaskOneRandom, got {reference!r}")
@@ -70,7 +80,8 @@ class DenoisingAgent(Policies):
         self.reference = reference
         self.network = network
         self.space = reference.space
-        self.context_space = None
+        self.context_space = context_space
+        self.log_z_network = log_z_network
         self.flow = None
         self.needs_score = False
         self.log_z = nn.Parameter(torch.zeros(()))
@@ -88,25 +99,33 @@ class DenoisingAgent(Policies):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by what trains them: those of the network, and log Z."""
         network = [*self.network.parameters()] if isinstance(self.network, nn.Module) else []
-        return {"generation": network, "destruction": [], "log_z": [self.log_z], "flow": []}
-
-    def log_z_given(self, context: Tensor | None) -> Tensor:
-        """The scalar `log_z`: this agent has no contexts."""
-        return self.log_z
+        log_z = [self.log_z, *(() if self.log_z_network is None else self.log_z_network.parameters())]
+        return {"generation": network, "destruction": [], "log_z": log_z, "flow": []}
 
     # One step -----------------------------------------------------------------------------------------------------
 
     def guess(self, state: Tensor, k: int | Tensor) -> Tensor:
         """What the network guesses from x_k = `state`, of the shape that the reference wants.
 
+        A conditional agent guesses at a context that is `given`, one for all or one for each row of states.
+
         Raises:
-            InputError: when the network returns another shape.
+            InputError: when the network returns another shape, and without a context where there must be one.
         """
-        guess = self.network(state, k)
+        guess = self.network(state, k, *self._contexts_beside(state))
         expected = self.reference.guess_shape(state.shape)
         if guess.shape != expected:
             raise InputError(f"network: expected a guess {list(expected)}, got {list(guess.shape)}")
         return guess
+
+    def _contexts_beside(self, state: Tensor) -> tuple[Tensor, ...]:
+        """The contexts `[..., c]` of states `[..., *space]`, of a conditional agent."""
+        if self.context_space is None:
+            return ()
+        rows = self._contexts(self._given)
+        if rows.ndim > 1:
+            rows = rows.reshape(len(rows), *(1,) * (state.ndim - 2), -1)
+        return (rows.expand(*state.shape[:-1], -1),)
 
     def step_log_prob(self, following: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """log p→(x_{k+1} | x_k) `[...]` of x_{k+1} = `following` given x_k = `state`."""
@@ -139,7 +158,7 @@ class DenoisingAgent(Policies):
         Args:
             n: number of paths.
             density: log R of samples, `[n, *space] -> [n]`; without it log R is 0, the constant of data.
-            context: there is none.
+            context: of a conditional agent, one context for each path `[n, c]`, or one for all `[c]`.
             scale: temperature of the guess (exploration), of tokens: logits are divided by it.
             added, drift, differentiable: not for this agent.
 
@@ -149,14 +168,16 @@ class DenoisingAgent(Policies):
         Raises:
             InputError: for what this agent cannot do, and what the density itself raises.
         """
-        _refuse(context=context is not None, added=added != 0.0, drift=drift != 0.0, differentiable=differentiable)
+        _refuse(added=added != 0.0, drift=drift != 0.0, differentiable=differentiable)
+        rows, conditions = self.contexts_of(n, context)
+        agent = self if rows is None else self.given(rows)
         start = self.reference.sample_destroyed(n).to(self.log_z.device)
         states = [start.to(self.log_z.dtype) if start.is_floating_point() else start]
         for k in range(self.steps):
             states.append(
-                self.reference.sample_reverse(self.reference.tempered(self.guess(states[-1], k), scale), states[-1], k)
+                self.reference.sample_reverse(self.reference.tempered(agent.guess(states[-1], k), scale), states[-1], k)
             )
-        return self._trajectory(states, density, None)
+        return self._trajectory(states, density, None, rows, conditions)
 
     @torch.no_grad()
     def destroy(
@@ -173,26 +194,37 @@ class DenoisingAgent(Policies):
             x: the samples.
             density: log R of samples, `[n, *space] -> [n]`; without it and `log_reward` zeros, the constant of data.
             log_reward: log R of the samples `[n]` where already known.
-            context: there is none.
+            context: of a conditional agent, one context for each sample `[n, c]`, or one for all `[c]`.
 
         Returns:
             A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state.
 
         Raises:
-            InputError: for anything but states of the space, for a context, and what the density itself raises.
+            InputError: for anything but states of the space, for contexts that do not fit, and what the density itself
+                raises.
         """
-        _refuse(context=context is not None)
         states = [self.space.check("x", x)]
+        rows, conditions = self.contexts_of(len(x), context)
         for k in reversed(range(self.steps)):
             states.append(self.reference.sample_step_given(states[-1], x, k))
-        return self._trajectory(states[::-1], density, log_reward)
+        return self._trajectory(states[::-1], density, log_reward, rows, conditions)
 
-    def _trajectory(self, states: list[Tensor], density: Density | None, log_reward: Tensor | None) -> TensorDict:
+    def _trajectory(
+        self,
+        states: list[Tensor],
+        density: Density | None,
+        log_reward: Tensor | None,
+        context: Tensor | None,
+        conditions: tuple[Tensor, ...],
+    ) -> TensorDict:
         if log_reward is None and density is not None:
-            log_reward = density(states[-1])
+            log_reward = density(states[-1], *conditions)
         elif log_reward is None:
             log_reward = self.log_z.new_zeros(len(states[-1]))
-        return TensorDict({"state": torch.stack(states, dim=1), "log_reward": log_reward}, batch_size=[len(states[0])])
+        columns = {"state": torch.stack(states, dim=1), "log_reward": log_reward}
+        if context is not None:
+            columns["context"] = context
+        return TensorDict(columns, batch_size=[len(states[0])])
 
     def path_features(self, trajectory: Mapping[str, Tensor], coordinates: Tensor | None = None) -> Tensor:
         """What the policy reads of stored trajectories: the states, `[B, T+1, *space]`."""
@@ -215,9 +247,10 @@ class DenoisingAgent(Policies):
             InputError: for a reference whose steps have no densities.
         """
         states = trajectory["state"]
+        agent = self if self.context_space is None else self.given(self._contexts(trajectory.get("context", None)))
         sample = states[:, -1:].expand_as(states[:, 1:])
         k = torch.arange(self.steps, device=states.device).expand(len(states), -1)  # [B, T]
-        generation = self.step_log_prob(states[:, 1:], states[:, :-1], k)
+        generation = agent.step_log_prob(states[:, 1:], states[:, :-1], k)
         destruction = self.reference.log_prob_step_given(states[:, :-1], states[:, 1:], sample, k)
         return PathLogProbs(self.reference.log_prob_destroyed(states[:, 0]), generation, destruction)
 

@@ -3,6 +3,7 @@
 import torch
 
 from ..envs.spaces import Continuous
+from .architecture import log_z_network_of
 from .config import AgentConfig
 from .denoising_agent import DenoisingAgent
 from .point_network import PointNetwork
@@ -12,7 +13,12 @@ __all__ = ["build_point_agent"]
 
 
 def build_point_agent(
-    space: Continuous, *, scale: float, steps: int | None = None, config: AgentConfig | None = None
+    space: Continuous,
+    *,
+    scale: float,
+    steps: int | None = None,
+    config: AgentConfig | None = None,
+    context_space: Continuous | None = None,
 ) -> DenoisingAgent:
     """Agent for data of real numbers, in torch's default dtype, with freshly initialised parameters.
 
@@ -21,6 +27,7 @@ def build_point_agent(
         scale: standard deviation of a coordinate of the data, about.
         steps: number of steps T; by default 50.
         config: the architecture, of which it takes `reference` (by default noise_preserving), `width` and `depth`.
+        context_space: the space of contexts, for a conditional agent.
 
     Raises:
         InputError: for any setting out of range; the message names it.
@@ -31,5 +38,7 @@ def build_point_agent(
     """
     config = config or AgentConfig()
     reference = get_continuous_reference(config.reference or "noise_preserving", space, steps, scale)
-    network = PointNetwork(reference, width=config.width, depth=config.depth)
-    return DenoisingAgent(reference, network).to(torch.get_default_dtype())
+    network = PointNetwork(reference, width=config.width, depth=config.depth, context_space=context_space)
+    of_log_z = None if context_space is None else log_z_network_of(context_space.dim, config.width)
+    agent = DenoisingAgent(reference, network, context_space=context_space, log_z_network=of_log_z)
+    return agent.to(torch.get_default_dtype())

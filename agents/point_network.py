@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..envs.errors import InputError
+from ..envs.spaces import Continuous
 from .backbone import Backbone
 from .features import StateFeatures
 from .references.continuous.reference import ContinuousReference
@@ -20,6 +21,7 @@ class PointNetwork(nn.Module):
         reference: whose states and guesses it is for; only its space, its number of steps and its units are kept.
         width: hidden width, >= 1.
         depth: number of hidden layers, >= 1.
+        context_space: the space of contexts, which the backbone embeds; None without any.
 
     Raises:
         InputError: for a reference that is not one of continuous states, and sizes that are no such whole numbers.
@@ -40,14 +42,25 @@ class PointNetwork(nn.Module):
     spread: Tensor
     scale: Tensor
 
-    def __init__(self, reference: ContinuousReference, *, width: int = 128, depth: int = 2) -> None:
+    def __init__(
+        self,
+        reference: ContinuousReference,
+        *,
+        width: int = 128,
+        depth: int = 2,
+        context_space: Continuous | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(reference, ContinuousReference):
             raise InputError(f"reference: expected one of continuous states, got {reference!r}")
         dim, steps = reference.space.dim, reference.steps
         self.features = StateFeatures(["raw", "fourier"], scale=1.0, frequencies=[1.0, 2.0])
         self.backbone = Backbone(
-            dim * self.features.count, [k / steps for k in range(steps + 1)], width=width, depth=depth
+            dim * self.features.count,
+            [k / steps for k in range(steps + 1)],
+            width=width,
+            depth=depth,
+            contexts=0 if context_space is None else context_space.dim,
         )
         self.out = nn.Linear(width, dim)
         nn.init.zeros_(self.out.weight)
@@ -56,8 +69,9 @@ class PointNetwork(nn.Module):
         for name, table in tables.items():
             self.register_buffer(name, table.to(torch.get_default_dtype()), persistent=False)
 
-    def forward(self, state: Tensor, k: int | Tensor) -> Tensor:
-        """The guess `[..., dim]` from x_k `[..., dim]` at steps k, one for all or `[...]`."""
+    def forward(self, state: Tensor, k: int | Tensor, context: Tensor | None = None) -> Tensor:
+        """The guess `[..., dim]` from x_k `[..., dim]` at steps k, one for all or `[...]`; at contexts `[..., c]`."""
         gain, spread, scale = (table[k].unsqueeze(-1) for table in (self.gain, self.spread, self.scale))
-        hidden = self.backbone(self.features(state / scale), k)
+        embedding = self.backbone.context_embedding(context)
+        hidden = self.backbone(self.features(state / scale), k, None, embedding)
         return gain * state + spread * self.out(hidden)

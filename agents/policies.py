@@ -9,9 +9,10 @@ Gaussian steps, `DenoisingAgent` guesses the sample. A trajectory is a TensorDic
 Source: arXiv 2506.01541.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
@@ -59,6 +60,7 @@ class Policies(nn.Module, ABC):
         destruction: the destruction policy; `destruction.learned` says whether it has anything to learn.
         log_z: the learned log normalising constant, a scalar parameter, whose device and dtype are the agent's.
         context_space: the space of contexts of a conditional agent, or None.
+        log_z_network: what log Z(c) of a conditional agent adds to `log_z`, `[..., c] -> [..., 1]`; else None.
         flow: the state flow, or None.
         needs_score: whether a policy reads the gradient of the log density.
         compiled: whether the steps of rollouts without gradient are compiled (`compiled`); False at first.
@@ -72,10 +74,13 @@ class Policies(nn.Module, ABC):
     destruction: Any
     log_z: nn.Parameter
     context_space: Continuous | None
+    log_z_network: nn.Module | None
     flow: StateFlow | None
     needs_score: bool
     compiled: bool = False
     chunk: int | None = None
+
+    _given: Tensor | None = None
 
     @property
     @abstractmethod
@@ -87,26 +92,75 @@ class Policies(nn.Module, ABC):
         """The time of each grid point, from 0 (destroyed) to 1 (sample), T + 1 of them; here evenly spaced."""
         return [k / self.steps for k in range(self.steps + 1)]
 
-    @property
-    def free_context_space(self) -> Continuous | None:
-        """The space of the contexts that have still to be passed."""
-        return self.context_space
-
-    def given(self, context: Tensor) -> "Policies":
-        """This agent at one context `[c]`: the same parameters, and no context to be passed any more.
-
-        Raises:
-            InputError: for an agent without contexts.
-        """
-        raise InputError("context: this agent is not conditional, and takes none")
-
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by what trains them: `generation` (with a shared backbone), `destruction`, `log_z`, `flow`."""
 
-    @abstractmethod
+    # Contexts -----------------------------------------------------------------------------------------------------
+
     def log_z_given(self, context: Tensor | None) -> Tensor:
         """The learned log Z(c) of contexts `[..., c] -> [...]`; the scalar `log_z` of an unconditional agent."""
+        if self.log_z_network is None:
+            return self.log_z
+        return self.log_z + self.log_z_network(self._contexts(context)).squeeze(-1)
+
+    def given(self, context: Tensor) -> Self:
+        """This agent at one context `[c]`: the same parameters, and no context to be passed any more.
+
+        Its `density` is that of the target at the same context, `target.given(context)`. With contexts `[n, c]` it is
+        one for `n` rows, each at its own.
+
+        Raises:
+            InputError: for an unconditional agent or a context of another shape.
+
+        Example:
+            >>> import torch
+            >>> from ebbflow.agents import AgentConfig, build_agent
+            >>> from ebbflow.envs import get_target
+            >>> target, context = get_target("conditional-gmm"), torch.tensor([0.5, 0.0])
+            >>> agent = build_agent(
+            ...     target.space, scale=3.0, steps=3, config=AgentConfig(width=8), context_space=target.context_space
+            ... )
+            >>> agent.given(context).generate(4, target.given(context))["log_reward"].shape
+            torch.Size([4])
+        """
+        view = copy.copy(self)
+        view._given = self._contexts(context)
+        return view
+
+    @property
+    def free_context_space(self) -> Continuous | None:
+        """The space of the contexts that have still to be passed: none at a context that is `given`."""
+        return None if self._given is not None else self.context_space
+
+    def contexts_of(self, n: int, context: Tensor | None) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """Contexts of `n` trajectories, `[n, c]` or None, and what a density takes of them beside the states.
+
+        Raises:
+            InputError: for contexts that are missing, not asked for, or of another shape.
+        """
+        if context is None and self.context_space is None:
+            return None, ()
+        given = context is None and self._given is not None
+        rows = self._contexts(self._given if given else context)
+        if rows.ndim > 2 or (rows.ndim == 2 and len(rows) not in (1, n)):
+            raise InputError(
+                f"context: expected one context, or one for each of {n} trajectories, got {list(rows.shape)}"
+            )
+        rows = rows.expand(n, -1)
+        return rows, () if given else (rows,)
+
+    def _contexts(self, context: Tensor | None) -> Tensor:
+        """Contexts in this agent's dtype and on its device, or the error that names what is wrong with them."""
+        if self.context_space is None:
+            raise InputError("context: this agent is not conditional, and takes none")
+        size = self.context_space.dim
+        if context is None or context.shape[-1:] != (size,):
+            got = "none" if context is None else list(context.shape)
+            raise InputError(f"context: this agent is conditional and expects contexts [n, {size}], got {got}")
+        return context.detach().to(self.log_z)
+
+    # Whole trajectories -------------------------------------------------------------------------------------------
 
     @abstractmethod
     def generate(

@@ -2,7 +2,8 @@
 
 import torch
 
-from ..envs.spaces import Tokens
+from ..envs.spaces import Continuous, Tokens
+from .architecture import log_z_network_of
 from .config import AgentConfig
 from .denoising_agent import DenoisingAgent
 from .references.tokens.catalogue import get_token_reference
@@ -11,13 +12,20 @@ from .token_network import TokenNetwork
 __all__ = ["build_token_agent"]
 
 
-def build_token_agent(space: Tokens, *, steps: int | None = None, config: AgentConfig | None = None) -> DenoisingAgent:
+def build_token_agent(
+    space: Tokens,
+    *,
+    steps: int | None = None,
+    config: AgentConfig | None = None,
+    context_space: Continuous | None = None,
+) -> DenoisingAgent:
     """Agent for a token space, in torch's default dtype, with freshly initialised parameters.
 
     Args:
         space: the token space.
         steps: number of steps T; by default what suits the reference.
         config: the architecture, of which it takes `reference`, `width` and `depth`.
+        context_space: the space of contexts, for a conditional agent.
 
     Raises:
         InputError: for any setting out of range; the message names it.
@@ -28,5 +36,8 @@ def build_token_agent(space: Tokens, *, steps: int | None = None, config: AgentC
     """
     config = config or AgentConfig()
     reference = get_token_reference(config.reference or "mask_one_random", space, steps)
-    network = TokenNetwork(space, reference.steps, width=config.width, depth=config.depth)
-    return DenoisingAgent(reference, network).to(torch.get_default_dtype())
+    size = {"width": config.width, "depth": config.depth}
+    network = TokenNetwork(space, reference.steps, **size, context_space=context_space)
+    of_log_z = None if context_space is None else log_z_network_of(context_space.dim, config.width)
+    agent = DenoisingAgent(reference, network, context_space=context_space, log_z_network=of_log_z)
+    return agent.to(torch.get_default_dtype())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..envs.errors import InputError, whole_number
-from ..envs.spaces import Tokens
+from ..envs.spaces import Continuous, Tokens
 
 __all__ = ["TokenNetwork"]
 
@@ -21,6 +21,7 @@ class TokenNetwork(nn.Module):
         steps: number of steps T of the reference.
         width: hidden width, >= 1.
         depth: number of hidden layers, >= 1.
+        context_space: the space of contexts, which are embedded and added as well; None without any.
 
     Raises:
         InputError: for a space that is not of tokens, and sizes that are no such whole numbers.
@@ -36,7 +37,9 @@ class TokenNetwork(nn.Module):
 
     offset: Tensor
 
-    def __init__(self, space: Tokens, steps: int, *, width: int = 128, depth: int = 2) -> None:
+    def __init__(
+        self, space: Tokens, steps: int, *, width: int = 128, depth: int = 2, context_space: Continuous | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(space, Tokens):
             raise InputError(f"space: expected a space of Tokens, got {space!r}")
@@ -46,6 +49,9 @@ class TokenNetwork(nn.Module):
         self.space = space
         self.embed_symbols = nn.EmbeddingBag(space.length * symbols, width, mode="sum")
         self.embed_step = nn.Embedding(steps, width)
+        self.embed_context = None
+        if context_space is not None:
+            self.embed_context = nn.Sequential(nn.Linear(context_space.dim, width), nn.GELU(), nn.Linear(width, width))
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.logits = nn.Linear(width, space.length * space.vocabulary)
         # Their sum is of order one, however long the sequence.
@@ -56,12 +62,17 @@ class TokenNetwork(nn.Module):
         offset = torch.arange(space.length) * symbols
         self.register_buffer("offset", offset, persistent=False)
 
-    def forward(self, state: Tensor, k: int | Tensor) -> Tensor:
-        """Logits `[..., length, vocabulary]` of the tokens of x_{k+1}, from x_k `[..., length]` at steps k `[...]`."""
+    def forward(self, state: Tensor, k: int | Tensor, context: Tensor | None = None) -> Tensor:
+        """Logits `[..., length, vocabulary]` of the tokens of x_{k+1}, from x_k `[..., length]` at steps k `[...]`.
+
+        With a context space, contexts `[..., c]` are expected beside them.
+        """
         step = torch.as_tensor(k, device=state.device)
         # Summed as they are looked up: laid out, the vectors of all positions would be most of the memory and time.
         symbols = self.embed_symbols((state + self.offset).reshape(-1, self.space.length))  # [n, width]
         hidden = symbols.reshape(*state.shape[:-1], -1) + self.embed_step(step)  # [..., width]
+        if self.embed_context is not None:
+            hidden = hidden + self.embed_context(context)
         for layer in self.layers:
             hidden = hidden + nn.functional.gelu(layer(hidden))
         return self.logits(hidden).unflatten(-1, (self.space.length, self.space.vocabulary))

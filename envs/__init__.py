@@ -11,7 +11,7 @@ from .registration import register_environments
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "data": ["Dataset", "TextDataset", "load_data"],
+        "data": ["Annotated", "Conditioned", "Dataset", "TextDataset", "load_data"],
         "errors": ["InputError"],
         "given": ["GivenTarget"],
         "module_files": ["load_module"],

@@ -126,6 +126,14 @@ class Target(nn.Module):
         """`n` contexts to train on, `[n, c]`, from torch's global generator; a conditional target needs it."""
         raise InputError(f"target {self.name!r} has no law of contexts (sample_context)")
 
+    def sample_pairs(self, n: int) -> tuple[Tensor, Tensor]:
+        """`n` samples `[n, dim]` and their contexts `[n, c]`, drawn together, to train a conditional policy on.
+
+        Here contexts first, and then a sample at each; a target that draws samples first overrides it.
+        """
+        context = self.sample_context(n)
+        return self.sample(n, context), context
+
     def conditional_log_z(self, context: Tensor) -> Tensor | None:
         """True log Z(c) of each context, `[n, c] -> [n]`; None where it is not known."""
         return None

@@ -67,13 +67,14 @@ class DataBatches:
         n = self.config.batch_size - self.generated
         sample = torch.arange(n) // self.paths_per_sample
         if self.target.is_conditional:
-            of_samples = self.target.check_context(self.target.sample_context(int(sample[-1]) + 1))
-            x, context = self.target.sample(len(of_samples), of_samples)[sample], of_samples[sample]
+            x, context = self.target.sample_pairs(int(sample[-1]) + 1)
+            x, context = x[sample], self.target.check_context(context)[sample].to(self.agent.log_z)
         else:
             x, context = self.target.sample(int(sample[-1]) + 1)[sample], None
         x = checked(self.target, x).to(self.agent.log_z.device)
         if isinstance(self.objective, RandomLevel):
-            return TensorDict({"state": x.unsqueeze(1)}, batch_size=[n])
+            columns = {"state": x.unsqueeze(1)} | ({} if context is None else {"context": context})
+            return TensorDict(columns, batch_size=[n])
         zeros = self.agent.log_z.new_zeros(self.config.batch_size)
         paths = self.agent.destroy(x, None, zeros[:n], context=context)
         paths = Origin.DATA.mark(paths).set("sample", sample.to(x.device))

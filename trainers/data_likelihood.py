@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..agents.denoising_agent import DenoisingAgent
 from ..agents.policies import Policies
+from ..envs.given import GivenTarget
 from ..envs.target import Target
 from .data_batches import checked
 from .likelihood import likelihood_bound
@@ -34,8 +35,16 @@ _LEVELS = 4  # drawn for each sample in one estimate
 
 
 def held_out_rows(target: Target) -> Tensor | None:
-    """Samples `[n, *space.shape]` that are not trained on, of a data set that keeps some; else None."""
-    return getattr(target, "held_out", None)
+    """Samples `[n, *space.shape]` that are not trained on, of a data set that keeps some; else None.
+
+    Of a conditional data set at one context, those of the context.
+    """
+    if not isinstance(target, GivenTarget):
+        return getattr(target, "held_out", None)
+    contexts = getattr(target.source, "held_out_contexts", None)
+    if contexts is None:
+        return None
+    return target.source.held_out[(contexts == target.context.to(contexts)).all(-1)]
 
 
 @torch.no_grad()

@@ -323,15 +323,15 @@ def live_numbers(agent: Policies, target: Target, samples: int, *, seed: int = 0
     """
     check_agent(agent, target)
     whole_number("samples", samples, least=2)
-    if not target.has_log_prob:
-        with looking_on(agent, target, seed):
-            found = likelihood_numbers(agent, target, samples)
-        return {name: found[name] for name in ("bits_per_dimension", "train_bits_per_dimension")}
     contexts = contexts_of_evaluation(agent, target, _LIVE_CONTEXTS)
     if contexts is not None:  # the same ones every time, so that their log Z does not make noise
         each = max(2, samples // _LIVE_CONTEXTS)
         rows = [live_numbers(agent.given(c), target.given(c), each, seed=seed + i) for i, c in enumerate(contexts)]
         return mean_over_contexts(rows)
+    if not target.has_log_prob:
+        with looking_on(agent, target, seed):
+            found = likelihood_numbers(agent, target, samples)
+        return {name: found[name] for name in ("bits_per_dimension", "train_bits_per_dimension")}
     destroyed = None
     with looking_on(agent, target, seed):
         if target.can_sample:

@@ -198,17 +198,17 @@ class Trainer:
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
+            contexts = self.target.context_space
+            settings: dict[str, Any] = {"steps": config.steps, "config": config.agent, "context_space": contexts}
             if isinstance(self.target.space, Tokens):
-                return build_token_agent(self.target.space, steps=config.steps, config=config.agent)
+                return build_token_agent(self.target.space, **settings)
             if config.agent.reference in CONTINUOUS_REFERENCES:
-                return build_point_agent(self.target.space, scale=self._scale, steps=config.steps, config=config.agent)
+                return build_point_agent(self.target.space, scale=self._scale, **settings)
             return build_agent(
                 self.target.space,
                 scale=self._scale,
-                steps=config.steps,
-                config=config.agent,
-                context_space=self.target.context_space,
                 flow=flow,
+                **settings,
             )
         finally:
             torch.set_default_dtype(before)

@@ -9,7 +9,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "annotated": ["Annotated"],
         "checkerboard": ["checkerboard"],
+        "conditioned": ["Conditioned"],
         "dataset": ["Dataset"],
         "digits": ["digits", "digits_binary", "digits_dequantised", "digits_tokens"],
         "labelled": ["LabelledDataset"],

@@ -39,7 +39,8 @@ class RandomLevel(LossModule):
     Args:
         agent: an agent that learns from levels.
 
-    In keys: `state` `[B, T'+1, length]`, of which the last is the sample; the others are not read.
+    In keys: `state` `[B, T'+1, length]`, of which the last is the sample; the others are not read. A conditional agent
+    reads `context` `[B, c]`.
 
     Out keys: `loss_generation`; `loss_destruction`, `loss_log_z` and `loss_flow`, which are zero; and `log_ratio`
     `[B]`, of which the mean is `loss_generation`.
@@ -83,7 +84,9 @@ class RandomLevel(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Loss of a batch of samples (class docstring)."""
         with self.agent_params.to_module(self.agent):
-            loss = random_level_losses(self.agent, tensordict["state"][:, -1])
+            context = tensordict.get("context", None)
+            agent = self.agent if context is None else self.agent.given(context)
+            loss = random_level_losses(agent, tensordict["state"][:, -1])
         zero = torch.zeros_like(loss[:1].sum())
         losses = {name: zero for name in self.out_keys[1:-1]}
         return TensorDict({"loss_generation": loss.mean(), **losses, "log_ratio": loss.detach()}, batch_size=[])
