@@ -131,11 +131,13 @@ def run(rows: Path, seeds: int = 5) -> None:
 
 def table(rows: Path, out: Path | None = None) -> None:
     """Markdown table, mean ± sd over seeds."""
-    found = sorted(read(rows), key=lambda row: (-row["width"], row["coupling"], list(POSITIONS).index(row["path"])))
+    order = list(POSITIONS)
+    found = sorted(read(rows), key=lambda row: (-row["width"], row["coupling"], order.index(row["path"])))
     heading = (
-        "# A reward credited to the path followed, or to a redrawn one\n\nCommand: `python benchmarks/reward_path.py "
-        f"run --rows {rows}`, then `... table`. After {SETTINGS['iterations']:,} iterations of {SETTINGS['batch_size']} "
-        "paths; nats; `path_kl` = log Z − ELBO, `sample_kl` = KL(generated ‖ density), `reward_gap` = mean log R of "
+        "# A reward credited to the path followed, or to a redrawn one\n\n"
+        f"Command: `python benchmarks/reward_path.py run --rows {rows}`, then `... table`. "
+        f"After {SETTINGS['iterations']:,} iterations of {SETTINGS['batch_size']} paths; "
+        "nats; `path_kl` = log Z − ELBO, `sample_kl` = KL(generated ‖ density), `reward_gap` = mean log R of "
         "the density − that of what is generated, `calls_to_tenth` = energy calls until path_kl < 0.1, of "
         "the runs that came so far. All are exact sums.\n\n"
     )
