@@ -41,10 +41,11 @@ def held_out_rows(target: Target) -> Tensor | None:
     """
     if not isinstance(target, GivenTarget):
         return getattr(target, "held_out", None)
-    contexts = getattr(target.source, "held_out_contexts", None)
-    if contexts is None:
+    rows: Tensor | None = getattr(target.source, "held_out", None)
+    contexts: Tensor | None = getattr(target.source, "held_out_contexts", None)
+    if rows is None or contexts is None:
         return None
-    return target.source.held_out[(contexts == target.context.to(contexts)).all(-1)]
+    return rows[(contexts == target.context.to(contexts)).all(-1)]
 
 
 @torch.no_grad()

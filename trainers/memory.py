@@ -107,7 +107,8 @@ class Memory:
 
     def counts(self) -> tuple[int, int]:
         """Rows of the next batch from the agent's own samples, and from the anchors."""
-        from_anchors = 0 if self.anchors is None else round(self.most_rows * self.config.anchors.share)
+        share = self.config.anchors.share or 0.0
+        from_anchors = 0 if self.anchors is None else round(self.most_rows * share)
         return (self.most_rows - from_anchors if len(self.replay) else 0), from_anchors
 
     def draw(self, own: int, anchors: int) -> Remembered:

@@ -282,7 +282,7 @@ class Trainer:
             return
         begun = time.perf_counter()
         config = self.config
-        if self.anchors is None and config.replay.share > 0 and config.anchors.share > 0:
+        if self.anchors is None and config.replay.share > 0 and config.anchors.share:
             self.anchors = find_anchors(self.target, config.anchors, self._sigma, device=self.device, dtype=self.dtype)
         with torch.no_grad():
             context = self.new_paths.contexts(config.batch_size)
@@ -368,7 +368,7 @@ class Trainer:
     def _check_rows(self) -> None:
         """Raise an InputError where the settings leave an objective without rows that it may learn from."""
         config = self.config
-        remembered = self.memory.most_rows
+        remembered, anchored = self.memory.most_rows, config.anchors.share or 0.0
         if config.reward_path == "redrawn" and (
             config.objective != "reverse_kl_log_derivative" or self.agent.destruction.learned
         ):
@@ -377,7 +377,7 @@ class Trainer:
                 f"expected followed with {config.objective}"
             )
         on_policy = self.new_paths.on_policy_rows(config.batch_size - remembered, self.exploration.widening_at(0.0))
-        destroyed = remembered if config.replay.contents == "terminal" else round(remembered * config.anchors.share)
+        destroyed = remembered if config.replay.contents == "terminal" else round(remembered * anchored)
         for policy, objective in self.objective.objectives.items():
             field = "objective" if policy == "generation" else "destruction_objective"
             name = getattr(config, field) or config.objective
@@ -390,7 +390,7 @@ class Trainer:
                 raise InputError(
                     f"{field}: {name} learns from destroyed samples, and there are none with replay.share = "
                     f"{config.replay.share:g}, replay.contents = {config.replay.contents} and anchors.share = "
-                    f"{config.anchors.share:g}; expected anchors, exact samples or terminal states in every batch"
+                    f"{anchored:g}; expected anchors, exact samples or terminal states in every batch"
                 )
 
     # Save and restore ---------------------------------------------------------------------------------------------

@@ -90,10 +90,11 @@ def _figures(agent: Policies, target: Target) -> dict[str, Figure | None]:
             "paths": image_paths_figure(agent, target, shape),
         }
     if isinstance(target.space, Tokens):
-        found = {"samples": sequence_samples_figure(agent, target), "paths": sequence_paths_figure(agent, target)}
-        if target.has_log_prob:
-            found["weights"] = weights_figure(draw_paths(agent, target), target)
-        return found
+        return {
+            "samples": sequence_samples_figure(agent, target),
+            "weights": weights_figure(draw_paths(agent, target), target) if target.has_log_prob else None,
+            "paths": sequence_paths_figure(agent, target),
+        }
     drawn = draw_paths(agent, target)
     return {
         "samples": samples_figure(drawn, agent, target),
