@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy
 import torch
 import tyro
 from matplotlib.figure import Figure
 from rows import Row, group, read, run_missing, write_table
 from tensordict import TensorDict
 
-from ebbflow.agents import TokenAgent
+from ebbflow.agents import DenoisingAgent
 from ebbflow.envs.targets import PottsChain
 from ebbflow.trainers import TrainConfig, Trainer
 from ebbflow.trainers.new_paths import NewPaths
@@ -61,7 +62,7 @@ class Credited(NewPaths):
 
 
 @torch.no_grad()
-def exact_numbers(agent: TokenAgent, target: PottsChain) -> dict[str, float]:
+def exact_numbers(agent: DenoisingAgent, target: PottsChain) -> dict[str, float]:
     """What generation makes of the chain, summed over all states: nats.
 
     `path_kl` is log Z − ELBO, the divergence between paths; `sample_kl` that between the laws of their ends;
@@ -87,12 +88,11 @@ def exact_numbers(agent: TokenAgent, target: PottsChain) -> dict[str, float]:
     samples = left == length
     generated, log_reward = law[samples], target.log_prob(states[samples]).double()
     assert target.log_z is not None
-    log_prob_of_samples = generated.log()
     reward = float((generated * log_reward).sum())
     truth = (log_reward - target.log_z).exp()
     return {
         "path_kl": float(log_ratio) - reward + target.log_z,
-        "sample_kl": float((generated * (log_prob_of_samples - log_reward)).sum()) + target.log_z,
+        "sample_kl": float((torch.xlogy(generated, generated) - generated * log_reward).sum()) + target.log_z,
         "expected_reward": reward,
         "reward_gap": float((truth * log_reward).sum()) - reward,
     }
@@ -104,7 +104,7 @@ def work(key: Row) -> Row:
     settings["reward_path"] = "redrawn" if key["path"] == "redrawn" else "followed"
     target = PottsChain(6, 3, coupling=key["coupling"])
     trainer = Trainer(target, TrainConfig.from_dict(settings))
-    assert isinstance(trainer.agent, TokenAgent)
+    assert isinstance(trainer.agent, DenoisingAgent)
     if key["path"] == "credited":
         trainer.new_paths = Credited(trainer.agent, trainer.target, trainer.config, trainer.new_paths.objective)
     curves: dict[str, list[float]] = {}
@@ -139,9 +139,23 @@ def table(rows: Path, out: Path | None = None) -> None:
         f"After {SETTINGS['iterations']:,} iterations of {SETTINGS['batch_size']} paths; "
         "nats; `path_kl` = log Z − ELBO, `sample_kl` = KL(generated ‖ density), `reward_gap` = mean log R of "
         "the density − that of what is generated, `calls_to_tenth` = energy calls until path_kl < 0.1, of "
-        "the runs that came so far. All are exact sums.\n\n"
+        "the runs (number) that came so far. All are exact sums. "
+        'Rows of f2c6c32 are of the commit "Generate at a condition", before it was rebased.\n\n'
     )
-    write_table(group(found, {"coupling": "coupling", "width": "width", "path": "path"}), NUMBERS, out, heading)
+    groups = group(found, {"coupling": "coupling", "width": "width", "path": "path"})
+    for one in groups:
+        seeds, code = one.labels.pop("seeds"), one.labels.pop("commit")
+        for name in NUMBERS:
+            values = [row[name] for row in one.evaluations if row[name] is not None]
+            digits = 0 if name.startswith("calls") else 3
+            shown = (
+                f"{numpy.mean(values):,.{digits}f} ± {numpy.std(values, ddof=1):,.{digits}f}"
+                if len(values) > 1
+                else "–"
+            )
+            one.labels[name] = shown + (f" ({len(values)})" if 1 < len(values) < len(one.evaluations) else "")
+        one.labels.update(seeds=seeds, commit=code)
+    write_table(groups, (), out, heading)
 
 
 def draw(rows: Path, out: Path) -> None:
@@ -164,8 +178,8 @@ def draw(rows: Path, out: Path) -> None:
                 calls = [count / 1000 for count in runs[0]["energy_calls"]]
                 for curves in runs:
                     axes.plot(calls, curves[name], color=colour, lw=0.7, alpha=0.4)
-                mean = torch.tensor([curves[name] for curves in runs]).mean(0)
-                axes.plot(calls, mean.tolist(), color=colour, lw=2.2, label=f"{position} (mean of {len(runs)})")
+                middle = torch.tensor([curves[name] for curves in runs]).mean(0)
+                axes.plot(calls, middle.tolist(), color=colour, lw=2.2, label=f"{position} (mean of {len(runs)})")
             axes.set_ylabel(label)
             axes.grid(alpha=0.25)
             if name == "path_kl":

@@ -74,7 +74,7 @@ def suited_config(
     if of_destruction is None and data and objective == "maximum_likelihood":
         of_destruction = "vargrad"
     share = config.anchors.share
-    if share is None:
+    if share is None and not data:
         share = 0.0 if tokens and not has_anchors and config.anchors.samples is None else _ANCHORS
     config = replace(
         config,

@@ -204,12 +204,7 @@ class Trainer:
                 return build_token_agent(self.target.space, **settings)
             if config.agent.reference in CONTINUOUS_REFERENCES:
                 return build_point_agent(self.target.space, scale=self._scale, **settings)
-            return build_agent(
-                self.target.space,
-                scale=self._scale,
-                flow=flow,
-                **settings,
-            )
+            return build_agent(self.target.space, scale=self._scale, flow=flow, **settings)
         finally:
             torch.set_default_dtype(before)
 

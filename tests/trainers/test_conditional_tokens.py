@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ebbflow.agents import AgentConfig, TokenAgent, TokenNetwork, build_token_agent, decode
+from ebbflow.agents import AgentConfig, DenoisingAgent, TokenNetwork, build_token_agent, decode
 from ebbflow.agents.references.tokens import MaskOneRandom
 from ebbflow.envs import Annotated, Continuous, InputError, Target, Tokens
 from ebbflow.envs.data import LabelledDataset
@@ -84,7 +84,7 @@ def test_contexts_that_do_not_fit_are_reported(agent):
         agent.guess(x, 0)
     with pytest.raises(InputError, match=r"one for each of 8 trajectories, got \[3, 2\]"):
         agent.destroy(x, context=torch.zeros(3, 2))
-    plain = TokenAgent(MaskOneRandom(agent.space), TokenNetwork(agent.space, 3, width=8))
+    plain = DenoisingAgent(MaskOneRandom(agent.space), TokenNetwork(agent.space, 3, width=8))
     with pytest.raises(InputError, match="this agent is not conditional, and takes none"):
         plain.generate(3, context=torch.zeros(2))
 
