@@ -169,3 +169,13 @@ def test_a_density_of_tokens_with_contexts_trains_by_vargrad():
         assert 0.5 * (exact_law(trainer.evaluated_agent.given(context)) - law).abs().sum() < 0.05
         log_z = 3.0 * torch.tensor([c, 0.0]).logsumexp(0).item()
         assert trainer.agent.log_z_given(context).item() == pytest.approx(log_z, abs=0.3)
+
+
+def test_the_command_line_asks_for_a_condition(ebbflow, densities):
+    densities.ends = lambda: Annotated(CHAIN, ends_meet)
+    quick = ("--iterations", 3, "--batch-size", 64, "--evaluation-samples", 64, "--agent.width", 8)
+    run = ebbflow("train", "densities:ends", *quick, "--out", "run")
+    assert run.code == 0, run.err
+    run = ebbflow("sample", "run", "-n", 5, "--context", "1", "--out", "samples.npz")
+    assert run.code == 0, run.err
+    assert "context" in ebbflow("sample", "run", "-n", 5, "--out", "more.npz").message

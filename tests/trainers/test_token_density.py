@@ -1,5 +1,6 @@
 """A density of token sequences trains through the Trainer as any other, and is judged against the truth."""
 
+import copy
 import dataclasses
 
 import numpy
@@ -136,3 +137,18 @@ def test_settings_of_other_densities_stay_as_they_were():
     config = Trainer(get_target("gmm25"), TrainConfig.from_dict({"agent": {"time_grid_power": 2.0}})).config
     assert config.anchors.share == 0.75
     assert dataclasses.replace(config.anchors, share=None) == TrainConfig().anchors
+
+
+def test_an_interrupted_training_goes_on_bit_for_bit():
+    config = TrainConfig.from_dict({**SHORT, "iterations": 8, "batch_size": 16})
+    whole = Trainer(PottsChain(3, 2), config)
+    whole.train()
+    first = Trainer(PottsChain(3, 2), config)
+    first.train(until=4)
+    state = copy.deepcopy(first.state_dict())
+    second = Trainer(PottsChain(3, 2), config)
+    second.load_state_dict(state)
+    second.train()
+    assert second.energy_calls == whole.energy_calls
+    for a, b in zip(second.agent.parameters(), whole.agent.parameters(), strict=True):
+        assert torch.equal(a, b)
