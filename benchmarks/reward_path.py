@@ -140,7 +140,7 @@ def table(rows: Path, out: Path | None = None) -> None:
         "nats; `path_kl` = log Z − ELBO, `sample_kl` = KL(generated ‖ density), `reward_gap` = mean log R of "
         "the density − that of what is generated, `calls_to_tenth` = energy calls until path_kl < 0.1, of "
         "the runs (number) that came so far. All are exact sums. "
-        'Rows of f2c6c32 are of the commit "Generate at a condition", before it was rebased.\n\n'
+        'Rows of f2c6c32 and 5e0078e+ are of the commit "Generate at a condition", before it was rebased.\n\n'
     )
     groups = group(found, {"coupling": "coupling", "width": "width", "path": "path"})
     for one in groups:
