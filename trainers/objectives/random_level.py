@@ -148,7 +148,11 @@ def destroyed_pair(agent: DenoisingAgent, x: Tensor, k: Tensor) -> tuple[Tensor,
 def draw_steps(
     shape: Sequence[int], steps: int, law: Sequence[float] | Tensor | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Steps of this shape, and what each counts: 1 / w_k.
+    """Steps of this shape, `[n]` or `[n, draws]`, and what each counts: 1 / w_k.
+
+    Each step has the law w, and together they cover it evenly, one from each of as many equally probable parts, in
+    random order over the samples and in order over the draws of one: what differs between levels then hardly adds to
+    the error of a mean (arXiv 2107.00630, on low-discrepancy times).
 
     Raises:
         InputError: for a law that has a zero or another number of steps.
@@ -157,10 +161,15 @@ def draw_steps(
         >>> k, weight = draw_steps([4], 2, [0.2, 0.8], torch.device("cpu"))
         >>> bool((weight == torch.tensor([5.0, 1.25])[k]).all())
         True
+        >>> draw_steps([100], 4, None, torch.device("cpu"))[0].bincount()
+        tensor([25, 25, 25, 25])
     """
     uniform = torch.full((steps,), 1.0 / steps, dtype=torch.float64)
     w = uniform if law is None else probabilities("level_law", law, dims=1)
     if len(w) != steps or not bool((w > 0.0).all()):
         raise InputError(f"level_law: expected {steps} probabilities > 0, got {w.tolist()}")
-    k = torch.multinomial(w, torch.Size(shape).numel(), replacement=True).reshape(tuple(shape))
+    n, draws = shape[0], torch.Size(shape[1:]).numel()
+    part = torch.rand(draws, n).argsort(-1) + n * torch.arange(draws).unsqueeze(-1)  # [draws, n]
+    quantile = (part + torch.rand(part.shape, dtype=torch.float64)) / part.numel()
+    k = torch.searchsorted(w.cumsum(0), quantile, right=True).clamp_max(steps - 1).T.reshape(tuple(shape))
     return k.to(device), (1.0 / w)[k].to(device, torch.get_default_dtype())
