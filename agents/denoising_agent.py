@@ -14,7 +14,6 @@ discrete and for Gaussian diffusion).
 """
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar
 
 import torch
 from tensordict import TensorDict
@@ -62,8 +61,6 @@ class DenoisingAgent(Policies):
         tensor([0.0156, 0.0156], grad_fn=<ExpBackward0>)
     """
 
-    trains_levels: ClassVar[bool] = True
-
     def __init__(
         self,
         reference: Reference,
@@ -79,6 +76,7 @@ class DenoisingAgent(Policies):
             raise InputError(f"network: expected a module or function of states and steps, got {network!r}")
         self.reference = reference
         self.network = network
+        self.trains_levels = not reference.learned  # what destruction learns, it learns from whole paths
         self.space = reference.space
         self.context_space = context_space
         self.log_z_network = log_z_network
@@ -93,14 +91,15 @@ class DenoisingAgent(Policies):
 
     @property
     def destruction(self) -> Reference:
-        """The destruction policy: the reference, which has nothing to learn."""
+        """The destruction policy: the reference, which has nothing to learn unless it says so."""
         return self.reference
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by what trains them: those of the network, and log Z."""
+        """Parameters by what trains them: those of the network, those of a learned destruction, and log Z."""
         network = [*self.network.parameters()] if isinstance(self.network, nn.Module) else []
+        destruction = [*self.reference.parameters()] if isinstance(self.reference, nn.Module) else []
         log_z = [self.log_z, *(() if self.log_z_network is None else self.log_z_network.parameters())]
-        return {"generation": network, "destruction": [], "log_z": log_z, "flow": []}
+        return {"generation": network, "destruction": destruction, "log_z": log_z, "flow": []}
 
     # One step -----------------------------------------------------------------------------------------------------
 
@@ -241,7 +240,7 @@ class DenoisingAgent(Policies):
     ) -> PathLogProbs:
         """Log probabilities of all steps of stored trajectories, in one pass of T states through the network.
 
-        What an `Agent` takes beside has nothing to say here: there is one policy with parameters, and it reads states.
+        What an `Agent` takes beside has nothing to say here: policies read states, and share no backbone.
 
         Raises:
             InputError: for a reference whose steps have no densities.

@@ -12,7 +12,7 @@ Source: arXiv 2506.01541.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
@@ -52,10 +52,8 @@ class PathLogProbs(NamedTuple):
 class Policies(nn.Module, ABC):
     """A generation and a destruction policy with log Z (module docstring).
 
-    Class attributes:
-        trains_levels: whether generation may learn from single levels of destruction, without whole paths.
-
     Attributes:
+        trains_levels: whether generation may learn from single levels of destruction, without whole paths.
         space: the state space.
         destruction: the destruction policy; `destruction.learned` says whether it has anything to learn.
         log_z: the learned log normalising constant, a scalar parameter, whose device and dtype are the agent's.
@@ -68,7 +66,7 @@ class Policies(nn.Module, ABC):
             in the backward pass; None, at first, for all. Bounds the memory of a loss, for about a forward pass more.
     """
 
-    trains_levels: ClassVar[bool] = False
+    trains_levels: bool = False
 
     space: Any  # Continuous | Tokens; each agent says which
     destruction: Any

@@ -35,9 +35,10 @@ def build_token_agent(
         3
     """
     config = config or AgentConfig()
-    reference = get_token_reference(config.reference or "mask_one_random", space, steps)
     size = {"width": config.width, "depth": config.depth}
-    network = TokenNetwork(space, reference.steps, **size, context_space=context_space)
+    reference = get_token_reference(config.reference or "mask_one_random", space, steps, **size)
+    outputs = reference.guess_shape(space.shape)[-1]
+    network = TokenNetwork(space, reference.steps, **size, outputs=outputs, context_space=context_space)
     of_log_z = None if context_space is None else log_z_network_of(context_space.dim, config.width)
     agent = DenoisingAgent(reference, network, context_space=context_space, log_z_network=of_log_z)
     return agent.to(torch.get_default_dtype())

@@ -21,6 +21,7 @@ class TokenNetwork(nn.Module):
         steps: number of steps T of the reference.
         width: hidden width, >= 1.
         depth: number of hidden layers, >= 1.
+        outputs: numbers for each position, >= 1; by default the vocabulary.
         context_space: the space of contexts, which are embedded and added as well; None without any.
 
     Raises:
@@ -38,14 +39,22 @@ class TokenNetwork(nn.Module):
     offset: Tensor
 
     def __init__(
-        self, space: Tokens, steps: int, *, width: int = 128, depth: int = 2, context_space: Continuous | None = None
+        self,
+        space: Tokens,
+        steps: int,
+        *,
+        width: int = 128,
+        depth: int = 2,
+        outputs: int | None = None,
+        context_space: Continuous | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(space, Tokens):
             raise InputError(f"space: expected a space of Tokens, got {space!r}")
-        for name, value in (("steps", steps), ("width", width), ("depth", depth)):
+        for name, value in (("steps", steps), ("width", width), ("depth", depth), ("outputs", outputs or 1)):
             whole_number(name, value, least=1)
         symbols = space.vocabulary + 1
+        self.outputs = space.vocabulary if outputs is None else outputs
         self.space = space
         self.embed_symbols = nn.EmbeddingBag(space.length * symbols, width, mode="sum")
         self.embed_step = nn.Embedding(steps, width)
@@ -53,7 +62,7 @@ class TokenNetwork(nn.Module):
         if context_space is not None:
             self.embed_context = nn.Sequential(nn.Linear(context_space.dim, width), nn.GELU(), nn.Linear(width, width))
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.logits = nn.Linear(width, space.length * space.vocabulary)
+        self.logits = nn.Linear(width, space.length * self.outputs)
         # Their sum is of order one, however long the sequence.
         for embedding in (self.embed_symbols.weight, self.embed_step.weight):
             nn.init.normal_(embedding, std=(space.length + 1) ** -0.5)
@@ -65,7 +74,8 @@ class TokenNetwork(nn.Module):
     def forward(self, state: Tensor, k: int | Tensor, context: Tensor | None = None) -> Tensor:
         """Logits `[..., length, vocabulary]` of the tokens of x_{k+1}, from x_k `[..., length]` at steps k `[...]`.
 
-        With a context space, contexts `[..., c]` are expected beside them.
+        With `outputs`, as many numbers for each position in place of the vocabulary. With a context space, contexts
+        `[..., c]` are expected beside the states.
         """
         step = torch.as_tensor(k, device=state.device)
         # Summed as they are looked up: laid out, the vectors of all positions would be most of the memory and time.
@@ -75,4 +85,4 @@ class TokenNetwork(nn.Module):
             hidden = hidden + self.embed_context(context)
         for layer in self.layers:
             hidden = hidden + nn.functional.gelu(layer(hidden))
-        return self.logits(hidden).unflatten(-1, (self.space.length, self.space.vocabulary))
+        return self.logits(hidden).unflatten(-1, (self.space.length, self.outputs))

@@ -3,8 +3,10 @@
 | open setting          | of a density       | of data                                 | of data that are tokens  |
 |-----------------------|--------------------|-----------------------------------------|--------------------------|
 | steps                 | 5                  | 5                                       | what suits the reference |
-| objective             | vargrad            | maximum_likelihood                      | random_level             |
-| destruction_objective | as the objective   | vargrad, among the paths of each sample | nothing to learn         |
+| objective             | vargrad            | maximum_likelihood                      | random_level, or where   |
+|                       |                    |                                         | destruction is learned   |
+|                       |                    |                                         | maximum_likelihood       |
+| destruction_objective | as the objective   | vargrad, among the paths of each sample | the same, where learned  |
 | agent.reference       | bridge             | variance_preserving                     | mask_one_random          |
 | anchors.share         | 0.75               | there are none                          | there are none           |
 
@@ -53,21 +55,22 @@ def suited_config(
         (5, 'vargrad', 'bridge')
     """
     data, tokens = not target.has_log_prob, isinstance(target.space, Tokens)
+    levels = False if agent is None else agent.trains_levels
     steps, reference, power = config.steps, config.agent.reference, config.agent.time_grid_power
     if agent is not None:
         steps = agent.steps if steps is None else steps
     elif isinstance(target.space, Tokens):
         reference = reference or "mask_one_random"
-        steps = get_token_reference(reference, target.space, steps).steps
+        destruction = get_token_reference(reference, target.space, steps)
+        steps, levels = destruction.steps, not destruction.learned
     elif reference in CONTINUOUS_REFERENCES:
         assert reference is not None
-        steps = get_continuous_reference(reference, target.space, steps, target.scale).steps
+        steps, levels = get_continuous_reference(reference, target.space, steps, target.scale).steps, True
     else:
         reference = reference or ("variance_preserving" if data else "bridge")
         steps = STEPS if steps is None else steps
     if data or tokens:  # there is no gradient to match it by
         power = AgentConfig().time_grid_power if power is None else power
-    levels = agent.trains_levels if agent is not None else tokens or reference in CONTINUOUS_REFERENCES
     objective, of_destruction = config.objective, config.destruction_objective
     if objective is None:
         objective = "vargrad" if not data else "random_level" if levels else "maximum_likelihood"
