@@ -169,6 +169,9 @@ class TrainConfig:
     """Of a conditional target: contexts in a batch, with several trajectories of each. Half of batch_size at most."""
     paths_per_sample: int = 4
     """Of data, where destruction is learned: paths destroyed from each sample of a batch."""
+    path_cost: str | None = None
+    """Of data, where destruction is learned: package.module:attribute, a function of trajectories that says what each
+    costs (nats), which destruction is trained to avoid."""
     seed: int = 0
     """Seed of all random numbers."""
     device: str = "cpu"

@@ -1,11 +1,20 @@
 """Batches of data: samples destroyed by the destruction policy as it is now, and no density anywhere.
 
-Where an objective learns from the policy's own paths, as TLM does, its share of a batch is generated. log R is 0 for
-all rows: the log density of the data is not known, and nothing that is compared between samples may depend on it.
+Where an objective learns from the policy's own paths, as TLM does, its share of a batch is generated. The log density
+of the data is not known, and nothing that is compared between samples may depend on it: log R is 0 for all rows, or the
+cost of the path where the user has given one. Since D = log p_0 + Σ log p→ − log R − Σ log p←, its mean over destroyed
+paths is then
+
+    E [D] = likelihood bound − E [cost],
+
+and that is what a learned destruction is trained to raise: it trades nats of the bound for what a path costs.
 """
+
+from collections.abc import Callable
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from ..agents.origin import Origin
 from ..agents.policies import Policies
@@ -16,7 +25,10 @@ from .config import TrainConfig
 from .objectives.joint_loss import JointLoss
 from .objectives.random_level import RandomLevel
 
-__all__ = ["DataBatches"]
+__all__ = ["DataBatches", "PathCost"]
+
+PathCost = Callable[[TensorDict], Tensor]
+"""What trajectories cost, in nats, `[B]`; of `state` `[B, T+1, *space.shape]`, x_T last. It has no gradient."""
 
 
 class DataBatches:
@@ -27,9 +39,10 @@ class DataBatches:
         target: what has the samples, and no log density.
         config: batch size, and paths of each sample.
         objective: what the batches are for.
+        cost: what a path costs, for destruction to avoid (module docstring); by default nothing.
 
     Raises:
-        InputError: for an objective that needs a log density.
+        InputError: for an objective that needs a log density, and for a cost where no destruction is learned.
 
     Example:
         >>> from ebbflow.envs import Continuous, Target
@@ -44,17 +57,25 @@ class DataBatches:
     """
 
     def __init__(
-        self, agent: Policies, target: Target, config: TrainConfig, objective: JointLoss | RandomLevel
+        self,
+        agent: Policies,
+        target: Target,
+        config: TrainConfig,
+        objective: JointLoss | RandomLevel,
+        cost: PathCost | None = None,
     ) -> None:
         self.agent = agent
         self.target = target
         self.config = config
         self.objective = objective
+        self.cost = cost
         for policy, one in objective.objectives.items():
             if policy not in one.trains_on_data:
                 target.require_log_prob(f"training {policy} by {type(one).__name__}")
         self.generated = round(config.batch_size * objective.on_policy_share)
         learned = any("destruction" in one.trains for one in objective.objectives.values())
+        if cost is not None and not learned:
+            raise InputError("path_cost: expected none, for there is no destruction to learn what to avoid")
         self.paths_per_sample = config.paths_per_sample if learned else 1
         if self.paths_per_sample > config.batch_size - self.generated:
             raise InputError(
@@ -79,11 +100,22 @@ class DataBatches:
         paths = self.agent.destroy(x, None, zeros[:n], context=context)
         paths = Origin.DATA.mark(paths).set("sample", sample.to(x.device))
         if not self.generated:
-            return paths
+            return self._with_cost(paths)
         contexts = None if context is None else self.target.sample_context(self.generated)
         new = self.agent.generate(self.generated, context=contexts).set("log_reward", zeros[n:])
         beyond = torch.arange(n, n + self.generated, device=x.device)  # each a group of its own
-        return TensorDict.cat([paths, Origin.ON_POLICY.mark(new).set("sample", beyond)])
+        return self._with_cost(TensorDict.cat([paths, Origin.ON_POLICY.mark(new).set("sample", beyond)]))
+
+    def _with_cost(self, paths: TensorDict) -> TensorDict:
+        """The paths with their costs as log R."""
+        if self.cost is None:
+            return paths
+        with torch.no_grad():
+            cost = self.cost(paths)
+        if not isinstance(cost, Tensor) or cost.shape != paths.batch_size or not bool(cost.isfinite().all()):
+            got = list(cost.shape) if isinstance(cost, Tensor) else type(cost).__name__
+            raise InputError(f"path_cost: expected finite numbers {list(paths.batch_size)}, one a path, got {got}")
+        return paths.set("log_reward", cost.to(paths["log_reward"]))
 
 
 def checked(target: Target, x: torch.Tensor) -> torch.Tensor:

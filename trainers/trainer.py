@@ -27,6 +27,7 @@ from ..buffers.anchors import Anchors
 from ..buffers.local_search import LocalSearch
 from ..buffers.replay import Replay
 from ..envs.errors import InputError
+from ..envs.registry import import_attribute
 from ..envs.spaces import Tokens
 from ..envs.target import Target
 from .anchor_search import find_anchors
@@ -157,8 +158,11 @@ class Trainer:
         self.optimisers = Optimisers(self.agent, configs, config.iterations, single=single, fused=fused)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.data = None
+        if target.has_log_prob and config.path_cost is not None:
+            raise InputError(f"path_cost: expected none for target {target.name!r}, whose density says what counts")
         if generation is None or not target.has_log_prob:  # single levels are those of samples
-            self.data = DataBatches(self.agent, self.target, config, self.objective)
+            cost = None if config.path_cost is None else import_attribute(config.path_cost, "path_cost")
+            self.data = DataBatches(self.agent, self.target, config, self.objective, cost)
         self.new_paths = NewPaths(self.agent, self.target, config, self.objective)
         self.memory = Memory(self.agent, self.target, config, anchors, self.device)
         self.callbacks = list(callbacks)

@@ -1,7 +1,10 @@
 r"""Mask one token a step in an order that is learned: which one, a network says, that reads the present state.
 
-    p←(x_k | x_{k+1}) = softmax over the k + 1 tokens that are left of s_φ(x_{k+1})_i,        i the position masked
+    p←(x_k | x_{k+1}) = softmax over the k + 1 tokens that are left of a_i + s_φ(x_{k+1})_i,  i the position masked
     P(i | x_k)        = softmax over the T − k masks of g_θ(x_k)_i                             i the position written
+
+A table a holds what is common to all samples. It has length numbers, each of which hears from every path, so that it
+learns much faster than the network, from which it leaves what differs from sample to sample.
 
 Whatever is learned, all is masked after T = length steps: the fully destroyed law is kept. The guess of generation has
 one number more for each position than the vocabulary, the score g_θ. With scores of zero, as an untrained network has
@@ -38,6 +41,9 @@ class MaskLearnedOrder(Masking, nn.Module):
             those of destruction, or any function. By default a `TokenNetwork`.
         width, depth: of the default network.
 
+    Attributes:
+        table: the scores a that all samples have in common, `[length]`; of optimisers a table (`table_rate`).
+
     Raises:
         InputError: for a space that is not of tokens, for scores that cannot be called or are of another shape, and for
             steps and levels out of range.
@@ -70,6 +76,7 @@ class MaskLearnedOrder(Masking, nn.Module):
         Masking.__init__(self, space)
         if scores is not None and not callable(scores):
             raise InputError(f"scores: expected a module or function of states and steps, got {scores!r}")
+        self.table = nn.Parameter(torch.zeros(space.length))
         self.scores = scores or TokenNetwork(space, self.steps, width=width, depth=depth, outputs=1)
 
     # Destruction ----------------------------------------------------------------------------------------------------
@@ -80,7 +87,7 @@ class MaskLearnedOrder(Masking, nn.Module):
         scores = self.scores(following, k)
         if scores.shape != (*following.shape, 1):
             raise InputError(f"scores: expected {[*following.shape, 1]}, got {list(scores.shape)}")
-        return _softmax_over(following != self.space.mask, scores.squeeze(-1))
+        return _softmax_over(following != self.space.mask, self.table + scores.squeeze(-1))
 
     def sample_step(self, following: Tensor, k: int | Tensor) -> Tensor:
         """x_k, `[..., length]`: one of the tokens that are left is masked, drawn by its score (Gumbel's maximum)."""
