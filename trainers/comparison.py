@@ -85,6 +85,8 @@ NUMBERS = (
     Number("ess_forward", "ESS fwd.", 3, _plain("ess_forward")),
     Number("sinkhorn", "Sinkhorn", 2, _plain("sinkhorn")),
     Number("sinkhorn_floor", "its floor", 2, _plain("sinkhorn_floor")),
+    Number("bits_per_dimension", "bits/dim.", 3, _plain("bits_per_dimension")),
+    Number("train_bits_per_dimension", "trained on", 3, _plain("train_bits_per_dimension")),
     Number("mode_coverage", "modes", 2, _plain("mode_coverage")),
     Number("worst_right_mass_error", "worst well", 3, _plain("worst_right_mass_error")),
     Number("energy_calls", "energy calls", 0, _plain("energy_calls")),

@@ -24,7 +24,16 @@ Column = tuple[str, list[str]]  # title and a cell for each group
 
 SHOWN = (  # to people; files for programs hold all
     *("elbo_gap", "eubo_gap", "eubo_median_gap", "elbo", "eubo", "eubo_median", "width", "log_z_error", "log_z"),
-    *("ess_reverse", "sinkhorn", "mode_coverage", "energy_calls", "gradient_calls", "seconds"),
+    *(
+        "ess_reverse",
+        "sinkhorn",
+        "bits_per_dimension",
+        "train_bits_per_dimension",
+        "mode_coverage",
+        "energy_calls",
+        "gradient_calls",
+        "seconds",
+    ),
 )
 _PADDING = 2
 
