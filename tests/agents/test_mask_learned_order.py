@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ebbflow.agents import AgentConfig, DenoisingAgent, TokenNetwork, build_token_agent
-from ebbflow.agents.references.tokens import MaskLearnedOrder, MaskOneRandom
+from ebbflow.agents.references.tokens import MaskInOrder, MaskLearnedOrder, MaskOneRandom
 from ebbflow.envs import InputError, Tokens
+from ebbflow.trainers import exact_bound
 
 SPACE = Tokens(length=3, vocabulary=3)
 STATES = SPACE.all_states()
@@ -103,6 +104,20 @@ def test_with_scores_of_zero_it_is_random_masking():
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("double_precision")
+def test_a_firm_start_is_the_stated_order():
+    """With the same guess: the same bound of every sample, and in each step the same position."""
+    padded = torch.cat([torch.randn(3, 3), torch.zeros(3, 1)], dim=-1)
+    firm = DenoisingAgent(
+        MaskLearnedOrder(SPACE, start=[2, 0, 1], sharpness=50.0, width=4),
+        lambda state, k: padded.expand(*state.shape, 4),
+    )
+    stated = DenoisingAgent(MaskInOrder(SPACE, [2, 0, 1]), lambda state, k: padded[:, :3].expand(*state.shape, 3))
+    torch.testing.assert_close(exact_bound(firm, STATES), exact_bound(stated, STATES), rtol=0, atol=1e-10)
+    assert firm.destroy(STATES)["state"].equal(stated.destroy(STATES)["state"])
+    assert (firm.generate(20)["state"][:, 1, 2] != SPACE.mask).all()
+
+
 def test_parameters_belong_to_the_policy_that_they_are_of():
     agent = build_token_agent(SPACE, config=AgentConfig(reference="mask_learned_order", width=16, depth=1))
     groups = agent.parameter_groups()
@@ -120,6 +135,10 @@ def test_parameters_belong_to_the_policy_that_they_are_of():
 def test_what_does_not_fit_is_told(reference):
     with pytest.raises(InputError, match=r"scores: expected a module or function"):
         MaskLearnedOrder(SPACE, 3)
+    with pytest.raises(InputError, match=r"order: expected each position from 0 to 2 once"):
+        MaskLearnedOrder(SPACE, start=[0, 0, 1])
+    with pytest.raises(InputError, match=r"sharpness: expected a finite number > 0 \(nats\), got 0"):
+        MaskLearnedOrder(SPACE, start=[0, 2, 1], sharpness=0)
     with pytest.raises(InputError, match=r"scores: expected \[27, 3, 1\], got \[27, 3\]"):
         MaskLearnedOrder(SPACE, lambda state, k: torch.zeros(state.shape)).sample_step(STATES, 2)
     with pytest.raises(InputError, match=r"network: expected a guess \[27, 3, 4\], got \[27, 3, 3\]"):

@@ -12,6 +12,7 @@ from ...envs.target import Target
 from ..evaluation import check_agent, contexts_of_evaluation, looking_on
 from .drawn import draw_paths
 from .images import image_paths_figure, image_samples_figure
+from .orders import order_figure
 from .paths import paths_figure
 from .samples import samples_figure
 from .sequences import sequence_paths_figure, sequence_samples_figure
@@ -35,6 +36,7 @@ def write_figures(
     - `training.png`: bounds, ESS and losses along the training; only if `metrics` hold any number.
     - `weights.png`: log-weights of generated and of destroyed paths; only for a target with a density.
     - `paths.png`: both policies step by step.
+    - `order.png`: when each pixel is written, where the order of masking is learned.
 
     Of images and of tokens the first and the last show whole samples.
 
@@ -73,7 +75,7 @@ def write_figures(
         figures = _figures(agent, target)
         figures["training"] = training_figure(metrics or [], None if contexts is not None else target.log_z)
     written = []
-    for name in ("samples", "training", "weights", "paths"):
+    for name in ("samples", "training", "weights", "paths", "order"):
         figure = figures.get(name)
         if figure is not None:
             written.append(folder / f"{name}.png")
@@ -85,9 +87,11 @@ def _figures(agent: Policies, target: Target) -> dict[str, Figure | None]:
     """Those of the paths, by what a state is."""
     shape = getattr(target, "image_shape", None)
     if shape is not None:
+        ordered = isinstance(target.space, Tokens) and agent.destruction.learned
         return {
             "samples": image_samples_figure(agent, target, shape),
             "paths": image_paths_figure(agent, target, shape),
+            "order": order_figure(agent, target, shape) if ordered else None,
         }
     if isinstance(target.space, Tokens):
         return {

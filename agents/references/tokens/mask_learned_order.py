@@ -13,6 +13,8 @@ them, both laws are those of `MaskOneRandom`. Both policies together are trained
     log p(x) >= E [Σ_k log P(i_k | x_k) + log guess(token) − log p←(x_k | x_{k+1})],
 
 generation by maximum likelihood on the paths of destruction, and destruction by `VarGrad` among the paths of a sample.
+Learning may start from a stated order instead of from all alike: then −β · (the step at which it writes i) is added to
+the scores of generation, and +β · (that step) to those of destruction, for a sharpness β.
 Sources: arXiv 2605.30553 (learned destruction); arXiv 2503.05979 (learned orders of autoregression); arXiv 2506.01541.
 """
 
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from ....envs.errors import InputError
 from ....envs.spaces import Tokens
 from ...token_network import TokenNetwork
+from .mask_in_order import check_order
 from .masking import Masking
 
 __all__ = ["MaskLearnedOrder"]
@@ -39,14 +42,16 @@ class MaskLearnedOrder(Masking, nn.Module):
         space: the token space.
         scores: s_φ, `[..., length, 1]` of a state `[..., length]` and a step k `[...]`: a module, whose parameters are
             those of destruction, or any function. By default a `TokenNetwork`.
+        start: the order of generation to start from, all positions; by default none.
+        sharpness: β > 0 in nats a step: small for a loose start, from which much can be learned, large for a firm one.
         width, depth: of the default network.
 
     Attributes:
         table: the scores a that all samples have in common, `[length]`; of optimisers a table (`table_rate`).
 
     Raises:
-        InputError: for a space that is not of tokens, for scores that cannot be called or are of another shape, and for
-            steps and levels out of range.
+        InputError: for a space that is not of tokens, an order that is none, a sharpness out of range, for scores that
+            cannot be called or are of another shape, and for steps and levels out of range.
 
     Example:
         >>> from ebbflow.envs import Tokens
@@ -63,17 +68,24 @@ class MaskLearnedOrder(Masking, nn.Module):
     """
 
     learned: ClassVar[bool] = True
+    start: Tensor
 
     def __init__(
         self,
         space: Tokens,
         scores: Callable[[Tensor, int | Tensor], Tensor] | None = None,
         *,
+        start: Sequence[int] | Tensor | None = None,
+        sharpness: float = 1.0,
         width: int = 128,
         depth: int = 2,
     ) -> None:
         nn.Module.__init__(self)
         Masking.__init__(self, space)
+        if not 0.0 < sharpness < float("inf"):
+            raise InputError(f"sharpness: expected a finite number > 0 (nats), got {sharpness!r}")
+        rank = torch.zeros(space.length) if start is None else check_order(start, space.length).argsort()
+        self.register_buffer("start", sharpness * rank.to(torch.get_default_dtype()), persistent=False)
         if scores is not None and not callable(scores):
             raise InputError(f"scores: expected a module or function of states and steps, got {scores!r}")
         self.table = nn.Parameter(torch.zeros(space.length))
@@ -87,7 +99,7 @@ class MaskLearnedOrder(Masking, nn.Module):
         scores = self.scores(following, k)
         if scores.shape != (*following.shape, 1):
             raise InputError(f"scores: expected {[*following.shape, 1]}, got {list(scores.shape)}")
-        return _softmax_over(following != self.space.mask, self.table + scores.squeeze(-1))
+        return _softmax_over(following != self.space.mask, self.start + self.table + scores.squeeze(-1))
 
     def sample_step(self, following: Tensor, k: int | Tensor) -> Tensor:
         """x_k, `[..., length]`: one of the tokens that are left is masked, drawn by its score (Gumbel's maximum)."""
@@ -148,14 +160,14 @@ class MaskLearnedOrder(Masking, nn.Module):
         return (*shape, self.space.vocabulary + 1)
 
     def position_log_prob(self, state: Tensor, k: int | Tensor) -> Tensor:
-        """What scores of zero say, `[..., length]`: −log(T − k) at masks, −inf elsewhere."""
+        """What scores of zero say, `[..., length]`: −log(T − k) at masks without a `start`, −inf elsewhere."""
         self._step(k, state)
-        return _softmax_over(state == self.space.mask, torch.zeros(state.shape, device=state.device))
+        return _softmax_over(state == self.space.mask, (-self.start).expand(state.shape))
 
     def joint_log_prob(self, logits: Tensor, state: Tensor, k: int | Tensor) -> Tensor:
         """log P(i | x_k) + log guess_i(token), `[..., length, vocabulary]`, of a guess with scores of positions."""
         self._step(k, state)
-        positions = _softmax_over(state == self.space.mask, logits[..., -1])
+        positions = _softmax_over(state == self.space.mask, logits[..., -1] - self.start)
         return positions.unsqueeze(-1) + logits[..., :-1].log_softmax(-1)
 
 
