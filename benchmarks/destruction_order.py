@@ -3,11 +3,12 @@
     python benchmarks/destruction_order.py run --rows benchmarks/results/destruction_order.jsonl --pictures runs/orders
     python benchmarks/destruction_order.py table --rows benchmarks/results/destruction_order.jsonl
 
-All orders have the same network for their guesses, as many iterations, and as many whole paths in each; under a learned
-order they are of fewer samples, several of each. A row that is already there is not run again. One thread a run.
+All orders have the same network for their guesses, as many iterations, and as many samples in each; a learned order takes
+two whole paths of each sample, the others one. A row that is already there is not run again. One thread a run.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,30 +16,37 @@ import tyro
 from rows import Row, group, read, run_missing, write_table
 
 from ebbflow.agents import TokenAgent, TokenNetwork
-from ebbflow.agents.references.tokens import get_token_reference
-from ebbflow.envs import get_target
+from ebbflow.agents.references.tokens import MaskLearnedOrder, MaskOneRandom, TokenReference, mask_last
+from ebbflow.envs import Tokens, get_target
 from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.evaluation import evaluate, looking_on
 from ebbflow.trainers.figures.orders import mean_ranks, order_figure
 from ebbflow.trainers.trainer import Trainer
 
-ORDERS = {"learned": "mask_learned_order", "random": "mask_one_random", "raster": "mask_last"}
+ORDERS: dict[str, Callable[[Tokens], TokenReference]] = {
+    "random": MaskOneRandom,
+    "raster": mask_last,
+    "learned": MaskLearnedOrder,
+    "learned from raster": lambda space: MaskLearnedOrder(space, start=range(space.length), sharpness=4.0),
+}
 SHOWN = ("bits_per_dimension", "train_bits_per_dimension", "sinkhorn", "sinkhorn_floor", "cpu_seconds")
 SAMPLES = 1_000
 
 
 def train(key: Row) -> Trainer:
     """Train what a row is about."""
+    target = get_target(key["target"])
+    torch.manual_seed(key["seed"])
+    reference = ORDERS[key["order"]](target.space)
+    paths = key["paths_per_sample"] if reference.learned else 1
     config = TrainConfig.from_dict(
         {
-            **{name: key[name] for name in ("iterations", "batch_size", "paths_per_sample", "seed")},
+            **{name: key[name] for name in ("iterations", "paths_per_sample", "seed")},
+            "batch_size": key["samples"] * paths,
             **{"threads": 1, "objective": "maximum_likelihood", "target_networks": "none"},
             "destruction_optimiser": {"rate": key["rate"], "table_rate": key["table_rate"]},
         }
     )
-    target = get_target(key["target"])
-    torch.manual_seed(config.seed)
-    reference = get_token_reference(ORDERS[key["order"]], target.space)
     outputs = reference.guess_shape(target.space.shape)[-1]
     network = TokenNetwork(target.space, reference.steps, outputs=outputs, one_hot=True)
     trainer = Trainer(target, config, agent=TokenAgent(reference, network))
@@ -52,15 +60,15 @@ def run(
     targets: tuple[str, ...] = ("digits-binary",),
     orders: tuple[str, ...] = tuple(ORDERS),
     seeds: tuple[int, ...] = (0, 1, 2),
-    iterations: int = 600,
-    batch_size: int = 64,
-    paths_per_sample: int = 4,
-    rate: float = 3e-4,
-    table_rate: float = 1e-1,
+    iterations: int = 400,
+    samples: int = 64,
+    paths_per_sample: int = 2,
+    rate: float = 1e-3,
+    table_rate: float = 3e-2,
 ) -> None:
     """Run what is missing, and append a row for each run; the picture of a learned order goes beside them."""
     torch.set_num_threads(1)
-    of_run = {"iterations": iterations, "batch_size": batch_size}
+    of_run = {"iterations": iterations, "samples": samples}
     of_destruction = {"paths_per_sample": paths_per_sample, "rate": rate, "table_rate": table_rate}
     keys = [
         {"target": target, "order": order, "seed": seed, **of_run, **of_destruction}
@@ -77,10 +85,12 @@ def run(
         numbers = evaluate(agent, target, samples=SAMPLES)
         with looking_on(agent, target, seed=1):
             ranks = mean_ranks(agent.destroy(target.sample(SAMPLES))["state"], target.space.mask)
-            if pictures is not None and key["order"] == "learned":
+            if pictures is not None and agent.destruction.learned:
                 pictures.mkdir(parents=True, exist_ok=True)
                 figure = order_figure(agent, target, target.image_shape)
-                figure.savefig(pictures / f"{key['target']}-{key['seed']}.png", dpi=110)
+                figure.savefig(
+                    pictures / f"{key['target']}-{key['order'].replace(' ', '-')}-{key['seed']}.png", dpi=110
+                )
         kept = {name: numbers[name] for name in (*SHOWN[:4], "log_likelihood", "log_likelihood_stderr")}
         return kept | cost | {"ranks": [round(rank, 1) for rank in ranks.tolist()]}
 
