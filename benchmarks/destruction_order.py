@@ -3,8 +3,8 @@
     python benchmarks/destruction_order.py run --rows benchmarks/results/destruction_order.jsonl --pictures runs/orders
     python benchmarks/destruction_order.py table --rows benchmarks/results/destruction_order.jsonl
 
-All orders have the same network for their guesses, as many iterations, and as many samples in each; a learned order takes
-two whole paths of each sample, the others one. A row that is already there is not run again. One thread a run.
+All orders have the same network for their guesses, as many iterations, and as many samples in each; a learned order
+takes two whole paths of each sample, the others one. A row that is already there is not run again. One thread a run.
 """
 
 import time
@@ -88,9 +88,8 @@ def run(
             if pictures is not None and agent.destruction.learned:
                 pictures.mkdir(parents=True, exist_ok=True)
                 figure = order_figure(agent, target, target.image_shape)
-                figure.savefig(
-                    pictures / f"{key['target']}-{key['order'].replace(' ', '-')}-{key['seed']}.png", dpi=110
-                )
+                name = f"{key['target']}-{key['order']}-{key['seed']}.png".replace(" ", "-")
+                figure.savefig(pictures / name, dpi=110)
         kept = {name: numbers[name] for name in (*SHOWN[:4], "log_likelihood", "log_likelihood_stderr")}
         return kept | cost | {"ranks": [round(rank, 1) for rank in ranks.tolist()]}
 
@@ -102,7 +101,7 @@ HEADING = """# Learned order of masking, on digits
 
 Command: `python benchmarks/destruction_order.py run --rows benchmarks/results/destruction_order.jsonl`, then `table`.
 Bits per dimension: the bound of held-out samples, and of samples trained on. Sinkhorn in differing tokens; its floor is
-what a second draw of the data scores. Mean ± standard deviation over the seeds named; 64 whole paths an iteration; one
+what a second draw of the data scores. Mean ± standard deviation over the seeds named; 64 samples an iteration; one
 thread a run.
 
 """
