@@ -15,7 +15,7 @@ import torch
 import tyro
 from rows import Row, group, read, run_missing, write_table
 
-from ebbflow.agents import TokenAgent, TokenNetwork
+from ebbflow.agents import DenoisingAgent, TokenNetwork
 from ebbflow.agents.references.tokens import MaskLearnedOrder, MaskOneRandom, TokenReference, mask_last
 from ebbflow.envs import Tokens, get_target
 from ebbflow.trainers.config import TrainConfig
@@ -48,8 +48,8 @@ def train(key: Row) -> Trainer:
         }
     )
     outputs = reference.guess_shape(target.space.shape)[-1]
-    network = TokenNetwork(target.space, reference.steps, outputs=outputs, one_hot=True)
-    trainer = Trainer(target, config, agent=TokenAgent(reference, network))
+    network = TokenNetwork(target.space, reference.steps, outputs=outputs)
+    trainer = Trainer(target, config, agent=DenoisingAgent(reference, network))
     trainer.train()
     return trainer
 

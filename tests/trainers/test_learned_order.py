@@ -12,7 +12,7 @@ from scipy import stats
 from tensordict import TensorDict
 from torch import nn
 
-from ebbflow.agents import Origin, DenoisingAgent, TokenNetwork
+from ebbflow.agents import DenoisingAgent, Origin, TokenNetwork
 from ebbflow.agents.references.tokens import MaskLearnedOrder, MaskOneRandom
 from ebbflow.envs import InputError, Target, Tokens
 from ebbflow.trainers import TrainConfig, Trainer, exact_bound, exact_law
@@ -177,7 +177,7 @@ def test_the_order_that_the_guess_is_good_at_is_found():
     few = torch.bincount((samples[:1000] * torch.tensor([9, 3, 1])).sum(-1), minlength=27).double()
     assert stats.chisquare(few.numpy(), (LAW * 1000).numpy()).pvalue > 1e-3
     written = (learned.generate(500)["state"] != SPACE.mask).long().argmax(1).double().mean(0)  # at which grid point
-    assert written.tolist() == pytest.approx([1.0, 2.0, 3.0], abs=0.2)
+    assert (written.diff() > 0.3).all()  # from left to right
 
 
 # A user's cost --------------------------------------------------------------------------------------------------------
