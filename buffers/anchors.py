@@ -7,7 +7,7 @@ states with the current destruction policy, as it does with remembered terminal 
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -130,6 +130,38 @@ class Anchors:
             self,
             states=self.states.index_copy(0, index, states),
             log_reward=self.log_reward.index_copy(0, index, log_reward),
+        )
+
+    def shard(self, number: int, of: int) -> "Anchors":
+        """Every `of`-th state, from `number` on: the part of one of `of` processes.
+
+        Raises:
+            InputError: where there are not enough states for all.
+        """
+        if of == 1:
+            return self
+        if len(self) < of:
+            raise InputError(f"anchors: expected at least one state for each of {of} processes, got {len(self)}")
+        contexts = None if self.contexts is None else self.contexts[number::of]
+        return dataclasses.replace(
+            self, states=self.states[number::of], log_reward=self.log_reward[number::of], contexts=contexts
+        )
+
+    @classmethod
+    def joined(cls, shards: Sequence["Anchors"]) -> "Anchors":
+        """The states of all shards; what is told of the search is that of the first.
+
+        Example:
+            >>> anchors = Anchors(torch.arange(3.0)[:, None], torch.zeros(3))
+            >>> Anchors.joined([anchors.shard(0, of=2), anchors.shard(1, of=2)]).states.flatten()
+            tensor([0., 2., 1.])
+        """
+        contexts = None if shards[0].contexts is None else torch.cat([s.contexts for s in shards if s.contexts is not None])
+        return dataclasses.replace(
+            shards[0],
+            states=torch.cat([shard.states for shard in shards]),
+            log_reward=torch.cat([shard.log_reward for shard in shards]),
+            contexts=contexts,
         )
 
     def state_dict(self) -> dict[str, Tensor | int]:

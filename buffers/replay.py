@@ -6,7 +6,7 @@ module gives the probability and the weight of each row.
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -279,6 +279,49 @@ class Replay:
             self._buffer.extend(rows, update_priority=False)
             self._sampler.load_state_dict({"priorities": state["priorities"].to(self.device), "stale": 0})  # type: ignore[union-attr]
         self._buffer.writer.load_state_dict({"_cursor": int(state["cursor"]), "_write_count": len(self)})
+
+    def load_shard(self, states: Sequence[Mapping[str, Any]], number: int, of: int) -> None:
+        """Take over one part of `of` of what several replays together remember: every `of`-th row by age.
+
+        Rows beyond the capacity are forgotten, the oldest first, and the priorities made again. The parts of all
+        numbers 0 … `of` − 1 hold every row once, as far as their capacities reach.
+
+        Args:
+            states: what `state_dict` gave in each replay.
+            number: which part.
+            of: number of parts.
+
+        Raises:
+            KeyError: if a field is missing.
+
+        Example:
+            >>> replays = [Replay(4), Replay(4)]
+            >>> for i, replay in enumerate(replays):
+            ...     state = torch.full((3, 1), 1.0 * i)
+            ...     _ = replay.extend(TensorDict({"state": state, "log_reward": torch.zeros(3)}, batch_size=3))
+            >>> both = Replay(8)
+            >>> both.load_shard([replay.state_dict() for replay in replays], 0, of=1)
+            >>> len(both), both.state_dict()["state"].flatten()
+            (6, tensor([0., 1., 0., 1., 0., 1.]))
+        """
+        parts, ages = [], []
+        for state in states:
+            if "state" not in state:
+                continue  # of a replay that had remembered nothing
+            n = len(state["state"])
+            oldest = int(state["cursor"]) if n == int(state["capacity"]) else 0
+            keys = (*COLUMNS, "context") if "context" in state else COLUMNS
+            columns = {key: state[key].to(self.device).roll(-oldest, 0) for key in keys}
+            parts.append(TensorDict(columns, batch_size=[n], device=self.device))
+            ages.append(torch.arange(n - 1, -1, -1, device=self.device))
+        self._sampler._empty()
+        self._buffer = self._new_buffer()
+        if not parts:
+            return
+        by_age = torch.cat(ages).argsort(descending=True, stable=True)
+        rows = TensorDict.cat(parts)[by_age[number::of]][-self.capacity :]
+        if len(rows):
+            self._buffer.extend(rows, update_priority=False)
 
     def _saved_rows(self, state: Mapping[str, Tensor | int]) -> TensorDict:
         columns: dict[str, Tensor] = {}

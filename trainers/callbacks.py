@@ -226,6 +226,8 @@ class ProgressBar(Callback):
 class CheckpointSaver(Callback):
     """Saves the trainer every `checkpoint_every` iterations and at the end, also of an interrupted run.
 
+    Of several ranks all have one, and the first writes.
+
     Args:
         folder: the run's `checkpoint/` folder.
     """
@@ -245,7 +247,9 @@ class CheckpointSaver(Callback):
             self._save(trainer)
 
     def _save(self, trainer: "Trainer") -> None:
-        save_checkpoint(self.folder, trainer.state_dict(), trainer.config.to_dict())
+        state = trainer.state_dict()
+        if trainer.ranks.main:
+            save_checkpoint(self.folder, state, trainer.config.to_dict())
         self.saved = trainer.iteration
 
 

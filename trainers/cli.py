@@ -364,6 +364,8 @@ def _report(evaluation: dict[str, Any], folder: Path) -> int:
 
     from .evaluation import warnings_of
 
+    if not evaluation:
+        return 0  # in a process of several that is not the first
     if "interrupted" in evaluation:
         print(
             f"interrupted after iteration {evaluation['interrupted']}, and saved; go on with: ebbflow resume {folder}",

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..agents.policies import Policies
 from .config import OptimiserConfig
+from .ranks import ALONE, Ranks
 
 __all__ = ["Optimisers"]
 
@@ -43,6 +44,7 @@ class Optimisers:
         iterations: length of the run, over which the cosine schedule decays.
         single: one optimiser, `generation`, for both policies; `log_z` keeps its own.
         fused: update in one kernel; a third of the time, and the same numbers to rounding.
+        ranks: processes over which gradients are summed.
 
     Example:
         >>> from ebbflow.agents import build_agent
@@ -61,8 +63,10 @@ class Optimisers:
         *,
         single: bool = False,
         fused: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.configs = configs
+        self.ranks = ranks
         self._kernel = {"foreach": not fused, "fused": fused}
         parts = agent.parameter_groups()
         if single:
@@ -89,6 +93,8 @@ class Optimisers:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        groups = [group for optimiser in self.optimisers.values() for group in optimiser.param_groups]
+        self.ranks.sum_gradients([p for group in groups for p in group["params"]])
         norms = [
             torch.nn.utils.clip_grad_norm_(
                 [p for group in optimiser.param_groups for p in group["params"]], self.configs[name].clip_norm

@@ -1,6 +1,7 @@
 """The trainer script: set up a run, train, evaluate, draw. `python -m ebbflow.trainers.train TARGET ...`.
 
-From start to end: target → trainer → run folder → training loop → evaluation.json → figures.
+From start to end: target → trainer → run folder → training loop → evaluation.json → figures. Under `torchrun` all
+processes train together (`Ranks`), and the first alone writes, evaluates and draws.
 """
 
 import math
@@ -17,6 +18,7 @@ from .callbacks import CheckpointSaver, InterruptHandler, MetricsLogger, NaNGuar
 from .config import TrainConfig
 from .evaluation import evaluate, write_evaluation
 from .figures.gallery import write_figures
+from .ranks import ALONE, Ranks
 from .run_folder import RunFolder
 from .trainer import Trainer
 
@@ -33,7 +35,8 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: C
         console: where the progress bar goes; standard error by default.
 
     Returns:
-        The evaluation, as in evaluation.json; `{"interrupted": iteration}` for a run that was interrupted.
+        The evaluation, as in evaluation.json; `{"interrupted": iteration}` for a run that was interrupted; nothing in a
+        process of several that is not the first.
 
     Raises:
         InputError: for anything the user gave that cannot be used. A run that fails before its first checkpoint leaves
@@ -41,17 +44,18 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: C
             so that settings or a density that cannot be used do not cost it.
     """
     run = RunFolder(out)
-    run.check_free(overwrite=overwrite)
-    console = console or Console(stderr=True)
-    trainer = Trainer(_target(config), config)
+    ranks = Ranks.joined()
+    ranks.from_main(lambda: run.check_free(overwrite=overwrite))
+    console = console or Console(stderr=True, quiet=not ranks.main)
+    trainer = Trainer(_target(config), config, ranks=ranks)
     with console.status(f"{trainer.target.name}: preparing"):
         trainer.prepare()
-    run.check_free(overwrite=overwrite)
+    ranks.from_main(lambda: run.check_free(overwrite=overwrite))
     try:
-        run.create(trainer.config)  # with what the trainer has chosen itself
+        ranks.from_main(lambda: run.create(trainer.config))  # with what the trainer has chosen itself
         return _train(trainer, run, console)
     except BaseException:
-        if not run.has_checkpoint:
+        if ranks.main and not run.has_checkpoint:
             run.remove()
         raise
 
@@ -59,21 +63,24 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: C
 def resume(path: Path, *, console: Console | None = None) -> dict[str, Any]:
     """Go on with an interrupted run from its last checkpoint, to the same end, bit for bit on the CPU.
 
+    With another number of processes it is the same run, but no more bit for bit.
+
     Raises:
         InputError: as `load_run`, and what training raises.
     """
-    trainer = load_run(path)
-    return _train(trainer, RunFolder(path), console or Console(stderr=True))
+    ranks = Ranks.joined()
+    trainer = load_run(path, ranks)
+    return _train(trainer, RunFolder(path), console or Console(stderr=True, quiet=not ranks.main))
 
 
-def load_run(path: Path) -> Trainer:
-    """The trainer of a run, as its last checkpoint left it.
+def load_run(path: Path, ranks: Ranks = ALONE) -> Trainer:
+    """The trainer of a run, as its last checkpoint left it; of several processes the first reads it for all.
 
     Raises:
         InputError: when there is no run, or its checkpoint is missing, broken or of another configuration.
     """
-    state, config = RunFolder(path).load_state()
-    trainer = Trainer(_target(config), config)
+    state, config = ranks.from_main(lambda: RunFolder(path).load_state())
+    trainer = Trainer(_target(config), config, ranks=ranks)
     trainer.load_state_dict(state)
     return trainer
 
@@ -99,12 +106,15 @@ def _train(trainer: Trainer, run: RunFolder, console: Console) -> dict[str, Any]
     metrics = MetricsLogger(run.metrics)
     bar = ProgressBar(metrics, console)
     interrupt = InterruptHandler()
-    trainer.callbacks = [NaNGuard(), metrics, bar, CheckpointSaver(run.checkpoint), interrupt]
+    shown = [metrics, bar] if trainer.ranks.main else []
+    trainer.callbacks = [NaNGuard(), *shown, CheckpointSaver(run.checkpoint), interrupt]
     try:
         trainer.train()
     finally:
         bar.on_end(trainer)
         interrupt.on_end(trainer)
+    if not trainer.ranks.main:
+        return {}
     if trainer.iteration < trainer.config.iterations:
         return {"interrupted": trainer.iteration}
     try:

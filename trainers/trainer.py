@@ -43,10 +43,13 @@ from .objectives.joint_loss import JointLoss
 from .objectives.path_objective import PathObjective
 from .objectives.random_level import RandomLevel
 from .optimisation import Optimisers
+from .ranks import ALONE, Ranks
 from .suited import suited_config
 from .target_update import TargetUpdate
 
 __all__ = ["Trainer"]
+
+SHARDED = ("replay", "anchors", "local_search", "random")  # of the state: what every rank has its own of
 
 
 class Trainer:
@@ -60,6 +63,8 @@ class Trainer:
             `config.steps` steps; moved as the target is.
         anchors: anchors of your own instead of the search that `config.anchors` describes, and of that for an open
             `agent.time_grid_power`.
+        ranks: the processes of this training, which each run this same program; see `Ranks`. What is configured is
+            the whole: batches and memory are split evenly over them, and all hold the same parameters.
 
     Attributes:
         agent: the agent being trained.
@@ -91,12 +96,14 @@ class Trainer:
         *,
         agent: Policies | None = None,
         anchors: Anchors | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not target.has_log_prob:
             target.require_sample("training without a log density")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
+        self.ranks = ranks
         self.config = config = suited_config(config, target, agent, has_anchors=anchors is not None)
         self.device = device_of(config)
         self.dtype = getattr(torch, config.dtype)
@@ -112,15 +119,20 @@ class Trainer:
         if anchors is not None and (anchors.contexts is not None) != target.is_conditional:
             raise InputError("anchors: expected to have contexts for a conditional target, and only for one")
         if agent is None and not isinstance(target.space, Tokens):
-            self.config = config = with_matched_grid(config, self.target, self._sigma, anchors)
-        found = (0, 0) if anchors is None else (anchors.energy_calls, anchors.gradient_calls)
+            self.config = config = ranks.from_main(
+                lambda: with_matched_grid(self.config, self.target, self._sigma, anchors)
+            )
+        self._share = ranks.share_of(config, conditional=target.is_conditional)
+        found = (anchors.energy_calls, anchors.gradient_calls) if anchors is not None and ranks.main else (0, 0)
         self._calls_before = before[0] - found[0], before[1] - found[1]
+        self._calls_elsewhere = 0, 0
         generation, destruction = self._objectives()
         self.agent = agent or self._build_agent(flow=any(one.needs_flow for one in (generation, destruction) if one))
         check_agent(self.agent, target)
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)
+        ranks.copy_from_main(self.agent.state_dict().values())
         for name in ("compile", "chunk"):
             if getattr(config, name) and not isinstance(self.agent, Agent):
                 raise InputError(f"{name}: expected an agent with Gaussian steps, got one that guesses the sample")
@@ -133,7 +145,7 @@ class Trainer:
         self.objective: JointLoss | RandomLevel
         if generation is None:
             target.require_sample("objective random_level")
-            self.objective = RandomLevel(self.agent)
+            self.objective = RandomLevel(self.agent, ranks)
         else:
             self.objective = JointLoss(
                 self.agent,
@@ -144,6 +156,7 @@ class Trainer:
                 residual=config.residual,
                 residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
                 compile=config.compile,
+                ranks=ranks,
             )
         self.target_update = (
             TargetUpdate(self.objective, tau=config.target_rate) if self.objective.use_targets else None
@@ -155,24 +168,27 @@ class Trainer:
             "flow": config.flow_optimiser,
         }
         single, fused = config.single_optimiser, config.compile
-        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=single, fused=fused)
+        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=single, fused=fused, ranks=ranks)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.data = None
         if target.has_log_prob and config.path_cost is not None:
             raise InputError(f"path_cost: expected none for target {target.name!r}, whose density says what counts")
         if generation is None or not target.has_log_prob:  # single levels are those of samples
             cost = None if config.path_cost is None else import_attribute(config.path_cost, "path_cost")
-            self.data = DataBatches(self.agent, self.target, config, self.objective, cost)
-        self.new_paths = NewPaths(self.agent, self.target, config, self.objective)
-        self.memory = Memory(self.agent, self.target, config, anchors, self.device)
+            self.data = DataBatches(self.agent, self.target, self._share, self.objective, cost)
+        self.new_paths = NewPaths(self.agent, self.target, self._share, self.objective)
+        self.memory = Memory(self.agent, self.target, self._share, self._own(anchors), self.device)
         self.callbacks = list(callbacks)
         self.iteration = 0
         self.seconds = 0.0
         self.skipped = 0
         self.stop_requested = False
+        self._agreed_to_stop = False
         self._prepared = False
         if self.data is None:
             self._check_rows()
+        if not ranks.main:
+            torch.manual_seed(ranks.seed(config.seed))  # from here on noise of its own
 
     @property
     def _scale(self) -> float:
@@ -238,35 +254,54 @@ class Trainer:
 
     @property
     def energy_calls(self) -> int:
-        """Single densities evaluated for this training so far, anchors included, over interruptions."""
-        return self.target.energy_calls - self._calls_before[0]
+        """Single densities evaluated for this training so far, anchors included, over interruptions and ranks."""
+        return self.target.energy_calls - self._calls_before[0] + self._calls_elsewhere[0]
 
     @property
     def gradient_calls(self) -> int:
-        """Single gradients evaluated for this training so far, anchors included, over interruptions."""
-        return self.target.gradient_calls - self._calls_before[1]
+        """Single gradients evaluated for this training so far, anchors included, over interruptions and ranks."""
+        return self.target.gradient_calls - self._calls_before[1] + self._calls_elsewhere[1]
 
     # The loop -----------------------------------------------------------------------------------------------------
 
     def train(self, until: int | None = None) -> None:
         """Train until `until` iterations are done in all; by default to the end of the run.
 
-        Ctrl-C, or a callback that sets `stop_requested`, ends the loop after the iteration under way.
+        Ctrl-C, or a callback that sets `stop_requested`, ends the loop after the iteration under way; of several ranks
+        one that asks for it stops all of them, after the one that follows.
         """
         until = self.config.iterations if until is None else min(until, self.config.iterations)
-        self.stop_requested = False
+        self.stop_requested = self._agreed_to_stop = False
         self.prepare()
         begun = time.perf_counter() - self.seconds
         for callback in self.callbacks:
             callback.on_start(self)
-        while self.iteration < until and not self.stop_requested:
+        while self.iteration < until and not self._stopping:
             losses = self.step()
             self.iteration += 1
             self.seconds = time.perf_counter() - begun
+            self._agree()
             for callback in self.callbacks:
                 callback.on_iteration(self, losses)
         for callback in self.callbacks:
             callback.on_end(self)
+
+    @property
+    def _stopping(self) -> bool:
+        return self.stop_requested if self.ranks.size == 1 else self._agreed_to_stop
+
+    def _agree(self) -> None:
+        """Tell the other ranks whether to stop, and the calls made here."""
+        if self.ranks.size == 1:
+            return
+        own = self.target.energy_calls - self._calls_before[0], self.target.gradient_calls - self._calls_before[1]
+        stops, *calls = self.ranks.totals(int(self.stop_requested), *own)
+        self._agreed_to_stop = stops > 0
+        self._calls_elsewhere = calls[0] - own[0], calls[1] - own[1]
+
+    def _own(self, anchors: Anchors | None) -> Anchors | None:
+        """This rank's part of the anchors."""
+        return None if anchors is None else anchors.shard(self.ranks.rank, of=self.ranks.size)
 
     def prepare(self) -> None:
         """Search for anchors, and start log Z from the estimate of a first batch instead of 0; `train` does it first.
@@ -282,13 +317,16 @@ class Trainer:
         begun = time.perf_counter()
         config = self.config
         if self.anchors is None and config.replay.share > 0 and config.anchors.share:
-            self.anchors = find_anchors(self.target, config.anchors, self._sigma, device=self.device, dtype=self.dtype)
+            where = {"device": self.device, "dtype": self.dtype}
+            self.anchors = self._own(
+                self.ranks.from_main(lambda: find_anchors(self.target, config.anchors, self._sigma, **where))
+            )
         with torch.no_grad():
-            context = self.new_paths.contexts(config.batch_size)
-            paths = self.new_paths.collect(config.batch_size, context=context)
+            context = self.new_paths.contexts(self._share.batch_size)
+            paths = self.new_paths.collect(self._share.batch_size, context=context)
             inside = paths["log_reward"] > config.log_reward_floor
             paths["log_reward"] *= self.exploration.inverse_temperature_at(0.0)
-            log_ratio = self.agent.log_ratio(paths)
+            inside, log_ratio = self.ranks.gather_rows([inside, self.agent.log_ratio(paths)], even=True)
         if self.anchors is None and not bool(inside.any()):
             raise InputError(
                 f"target {self.target.name!r}: the log density is -inf, or below log_reward_floor = "
@@ -299,6 +337,7 @@ class Trainer:
             # Of the states inside the support: one outside would put log Z as far away as the floor.
             self.agent.log_z.copy_(-log_ratio[inside & log_ratio.isfinite()].mean().nan_to_num())
         self._prepared = True
+        self._agree()
         self.seconds += time.perf_counter() - begun
 
     def step(self) -> TensorDict:
@@ -332,7 +371,7 @@ class Trainer:
         separate batches would hide from it.
         """
         own, anchored = self.memory.counts()
-        count = self.config.batch_size - own - anchored
+        count = self._share.batch_size - own - anchored
         widening = self.exploration.widening_at(progress)
         if self.target.is_conditional:  # new paths go to the contexts of remembered ones, so these are drawn first
             drawn = self.memory.draw(own, anchored)
@@ -341,9 +380,12 @@ class Trainer:
             new = self.new_paths.generate(count, widening)
             drawn = self.memory.draw(own, anchored)
         batch = TensorDict.cat([new, *self.memory.trajectories(drawn)])
-        if drawn.own is not None and self.config.replay.beta > 0:
-            ones = drawn.own["weight"].new_ones
-            batch["weight"] = torch.cat([ones(count), drawn.own["weight"], ones(anchored)])
+        if self.config.replay.beta > 0 and (drawn.own is not None or self.ranks.size > 1):
+            # Of several ranks one may remember something before another does: then both have weights.
+            weight = torch.ones(len(batch), device=self.device)
+            if drawn.own is not None:
+                weight[count : count + own] = drawn.own["weight"]
+            batch["weight"] = weight
         # The memory keeps the target itself; only the loss, and the priorities made of it, see the tempered one.
         inverse_temperature = self.exploration.inverse_temperature_at(progress)
         batch["log_reward"] = batch["log_reward"] * inverse_temperature
@@ -366,7 +408,7 @@ class Trainer:
 
     def _check_rows(self) -> None:
         """Raise an InputError where the settings leave an objective without rows that it may learn from."""
-        config = self.config
+        config = self._share
         remembered, anchored = self.memory.most_rows, config.anchors.share or 0.0
         if config.reward_path == "redrawn" and (
             config.objective != "reverse_kl_log_derivative" or self.agent.destruction.learned
@@ -395,8 +437,11 @@ class Trainer:
     # Save and restore ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a bit-exact continuation needs, as nested dicts of tensors, numbers and None."""
-        return {
+        """Everything that a bit-exact continuation needs, as nested dicts of tensors, numbers and None.
+
+        Of several ranks all must call it, and the state is whole on the first one.
+        """
+        state = {
             "agent": self.agent.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "target_networks": self.objective.target_agent_params.flatten_keys(".").to_dict()
@@ -419,9 +464,15 @@ class Trainer:
                 "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             },
         }
+        if self.ranks.size > 1:
+            state["other_ranks"] = self.ranks.to_main({name: on_cpu(state[name]) for name in SHARDED})[1:]
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave.
+
+        With as many ranks as it was saved with, the continuation is bit for bit the same; with another number, what was
+        remembered is split anew, and the noise is other noise.
 
         Raises:
             InputError: when the state belongs to another configuration.
@@ -434,21 +485,31 @@ class Trainer:
                 saved = TensorDict(state["target_networks"]).unflatten_keys(".")
                 self.objective.target_agent_params.data.update_(saved)
             self.optimisers.load_state_dict(state["optimisers"])
-            self.replay.load_state_dict(state["replay"])
-            anchors = state["anchors"]
-            self.anchors = None if anchors is None else Anchors.from_state_dict(anchors, self.device)
+            shards = [{name: state[name] for name in SHARDED}, *state.get("other_ranks", [])]
+            same = len(shards) == self.ranks.size
+            own = shards[self.ranks.rank] if same else shards[0]
+            of_ranks = [shard["anchors"] for shard in ([own] if same else shards) if shard["anchors"] is not None]
+            anchors = [Anchors.from_state_dict(saved, self.device) for saved in of_ranks]
+            if same:
+                self.replay.load_state_dict(own["replay"])
+                self.anchors = anchors[0] if anchors else None
+            else:
+                self.replay.load_shard([shard["replay"] for shard in shards], self.ranks.rank, of=self.ranks.size)
+                self.anchors = self._own(Anchors.joined(anchors)) if anchors else None
             if self.local_search is not None:
-                self.local_search.load_state_dict(state["local_search"])
+                self.local_search.load_state_dict(own["local_search"])
             counters = state["counters"]
             self.iteration, self.seconds, self.skipped = (counters[k] for k in ("iteration", "seconds", "skipped"))
-            self._calls_before = (
-                self.target.energy_calls - counters["energy_calls"],
-                self.target.gradient_calls - counters["gradient_calls"],
-            )
+            calls = (counters["energy_calls"], counters["gradient_calls"]) if self.ranks.main else (0, 0)
+            self._calls_before = self.target.energy_calls - calls[0], self.target.gradient_calls - calls[1]
+            self._calls_elsewhere = 0, 0  # all that was saved is counted by the first rank
             self._prepared = counters["prepared"]
-            torch.set_rng_state(state["random"]["torch"].cpu())
-            if self.device.type == "cuda" and state["random"]["cuda"] is not None:
-                torch.cuda.set_rng_state(state["random"]["cuda"].cpu(), self.device)
+            if same:
+                torch.set_rng_state(own["random"]["torch"].cpu())
+                if self.device.type == "cuda" and own["random"]["cuda"] is not None:
+                    torch.cuda.set_rng_state(own["random"]["cuda"].cpu(), self.device)
+            else:
+                torch.manual_seed(self.ranks.seed(self.config.seed, self.iteration))
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
             reason = str(error).split("\n")[0]
             raise InputError(
@@ -462,6 +523,13 @@ class _Mixed(NamedTuple):
     batch: TensorDict
     new: TensorDict
     drawn: Remembered
+
+
+def on_cpu(value: Any) -> Any:
+    """Nested dicts with their tensors on the CPU, where another process can read them."""
+    if isinstance(value, dict):
+        return {key: on_cpu(item) for key, item in value.items()}
+    return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
 def device_of(config: TrainConfig) -> torch.device:

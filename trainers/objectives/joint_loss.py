@@ -23,7 +23,9 @@ from torchrl.objectives import LossModule
 
 from ...agents.compilation import compiled
 from ...agents.policies import PathLogProbs, Policies
+from ...buffers.context_groups import context_keys
 from ...envs.errors import InputError
+from ..ranks import ALONE, Ranks
 from .context_centre import context_groups
 from .path_objective import PathObjective, PathTerms
 from .residual import Residual, weighted_mean
@@ -50,6 +52,7 @@ class JointLoss(LossModule):
         residual: how residuals are counted, a key of `RESIDUALS`.
         residual_bound: their scale in nats; infinite for the plain squares. An attribute that may be changed later.
         compile: compile the passes of the networks, and their backward (`ebbflow.agents.compiled`).
+        ranks: processes whose rows a loss is of; each is given its own, and the gradients of all are to be summed.
 
     Attributes:
         use_targets: whether there are target networks.
@@ -101,8 +104,10 @@ class JointLoss(LossModule):
         residual: str = "huber",
         residual_bound: float = math.inf,
         compile: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
+        self.ranks = ranks
         self.objectives = {"generation": generation}
         if agent.destruction.learned:
             self.objectives["destruction"] = destruction or generation
@@ -151,7 +156,7 @@ class JointLoss(LossModule):
                 lagging = self._pass(lagging_pass)(self.agent, read, u, features)
             seen |= {policy: lagging for policy in seen if self._lags(policy)}
 
-        group = context_groups(paths) if (sample := paths.get("sample", None)) is None else sample
+        group = self._groups(paths)
         everything = PathTerms(
             *fixed, paths["log_reward"], log_z.detach(), self._residual(), paths.get("weight", None), log_flow, group
         )
@@ -164,13 +169,16 @@ class JointLoss(LossModule):
         losses = {name: torch.zeros_like(log_ratio[:1].sum()) for name in self.out_keys[:-1]}
         for policy, objective in self.objectives.items():
             rows = _allowed(objective, paths)
-            if rows is not None and len(rows) == 0:
-                continue  # none in this batch, as before anything is remembered
             given = terms[policy] if rows is None else terms[policy].of_rows(rows)
-            if policy == "generation" and objective.follows_paths:
+            if policy == "generation" and objective.follows_paths and len(given.initial):
                 given = self._followed(tensordict if rows is None else tensordict[rows], given)
+            given = given.of_all(self.ranks, even=rows is None)
+            if len(given.initial) == 0:
+                continue  # none in this batch, as before anything is remembered
             losses[f"loss_{policy}"] = objective.loss_of_paths(given)
         losses["loss_log_z"] = self._loss_log_z(log_z, now)
+        if self.needs_flow:
+            everything = everything.of_all(self.ranks, even=True)
         for objective in {objective for objective in self.objectives.values() if objective.needs_flow}:
             losses["loss_flow"] = losses["loss_flow"] + objective.loss_of_paths(everything)
         return TensorDict({**losses, "log_ratio": log_ratio}, batch_size=[])
@@ -178,7 +186,21 @@ class JointLoss(LossModule):
     def _pass(self, function: Callable[P, R]) -> Callable[P, R]:
         return compiled(function) if self.compiled else function
 
+    def _groups(self, paths: TensorDictBase) -> Tensor | None:
+        """Which rows are compared with each other: those of a sample, which one rank has, or of a context."""
+        sample = paths.get("sample", None)
+        if sample is not None:
+            return sample if self.ranks.size == 1 else sample * self.ranks.size + self.ranks.rank
+        if self.ranks.size == 1 or paths.get("context", None) is None:
+            return context_groups(paths)
+        return context_keys(paths["context"])  # the same for the same context on any rank
+
     def _loss_log_z(self, log_z: Tensor, terms: PathTerms) -> Tensor:
+        terms = terms.of_all(self.ranks, even=True)
+        if log_z.ndim:
+            (log_z,) = self.ranks.gather_rows([log_z], even=True)
+        else:
+            log_z = self.ranks.counted_once(log_z)
         if terms.group is None:
             return (log_z + weighted_mean(terms.log_ratio, terms.weight)).square()
         # The same gradient where nothing is bounded; a network does not get over outliers as one number does.

@@ -7,13 +7,14 @@ trainer) asks the declarations whether its settings can.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ...agents.origin import Origin
+from ..ranks import Ranks
 from .residual import Residual
 
 __all__ = ["PathObjective", "PathTerms", "Rows"]
@@ -77,6 +78,22 @@ class PathTerms:
             log_flow=None if self.log_flow is None else self.log_flow[rows],
             group=None if self.group is None else self.group[rows],
         )
+
+    def of_all(self, ranks: Ranks, *, even: bool = False) -> "PathTerms":
+        """The terms of the rows of all ranks, of which this rank's own carry their gradient.
+
+        Args:
+            ranks: the processes.
+            even: whether all are known to have the same number of rows.
+        """
+        if ranks.size == 1:
+            return self
+        terms = replace(self, log_z=self.log_z.expand_as(self.initial))
+        columns = {f.name: value for f in fields(terms) if isinstance(value := getattr(terms, f.name), Tensor)}
+        everything: dict[str, Any] = dict(zip(columns, ranks.gather_rows(list(columns.values()), even=even), strict=True))
+        if self.group is not None:
+            everything["group"] = everything["group"].unique(return_inverse=True)[1]  # no more groups than rows
+        return replace(terms, **everything)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ...agents.denoising_agent import DenoisingAgent
 from ...agents.policies import Policies
 from ...envs.channels.finite import probabilities
 from ...envs.errors import InputError
+from ..ranks import ALONE, Ranks
 from .path_objective import PathObjective
 
 __all__ = ["RandomLevel", "destroyed_pair", "draw_steps", "random_level_loss", "random_level_losses"]
@@ -38,6 +39,7 @@ class RandomLevel(LossModule):
 
     Args:
         agent: an agent that learns from levels.
+        ranks: processes whose samples a loss is of.
 
     In keys: `state` `[B, T'+1, length]`, of which the last is the sample; the others are not read. A conditional agent
     reads `context` `[B, c]`.
@@ -72,8 +74,9 @@ class RandomLevel(LossModule):
     follows_paths: ClassVar[bool] = False
     on_policy_share: ClassVar[float] = 0.0
 
-    def __init__(self, agent: Policies) -> None:
+    def __init__(self, agent: Policies, ranks: Ranks = ALONE) -> None:
         super().__init__()
+        self.ranks = ranks
         if not agent.trains_levels:
             raise InputError(
                 "objective: random_level needs an agent that guesses the sample, as one for tokens does; expected "
@@ -87,9 +90,10 @@ class RandomLevel(LossModule):
             context = tensordict.get("context", None)
             agent = self.agent if context is None else self.agent.given(context)
             loss = random_level_losses(agent, tensordict["state"][:, -1])
+        (everything,) = self.ranks.gather_rows([loss], even=True)
         zero = torch.zeros_like(loss[:1].sum())
         losses = {name: zero for name in self.out_keys[1:-1]}
-        return TensorDict({"loss_generation": loss.mean(), **losses, "log_ratio": loss.detach()}, batch_size=[])
+        return TensorDict({"loss_generation": everything.mean(), **losses, "log_ratio": loss.detach()}, batch_size=[])
 
 
 def random_level_loss(agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
