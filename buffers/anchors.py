@@ -156,7 +156,9 @@ class Anchors:
             >>> Anchors.joined([anchors.shard(0, of=2), anchors.shard(1, of=2)]).states.flatten()
             tensor([0., 2., 1.])
         """
-        contexts = None if shards[0].contexts is None else torch.cat([s.contexts for s in shards if s.contexts is not None])
+        contexts = (
+            None if shards[0].contexts is None else torch.cat([s.contexts for s in shards if s.contexts is not None])
+        )
         return dataclasses.replace(
             shards[0],
             states=torch.cat([shard.states for shard in shards]),

@@ -183,7 +183,10 @@ class Ranks:
         gathered = []
         for i, column in enumerate(columns):
             rows = [
-                of_rank[i].clone(memory_format=torch.contiguous_format).view(column.dtype).reshape(-1, *column.shape[1:])
+                of_rank[i]
+                .clone(memory_format=torch.contiguous_format)
+                .view(column.dtype)
+                .reshape(-1, *column.shape[1:])
                 for of_rank in split
             ]
             rows[self.rank] = column

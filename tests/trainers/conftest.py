@@ -40,7 +40,7 @@ TINY = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings():
     """Nested plain settings of a tiny run, `settings(iterations=4, agent={"width": 4})`."""
 

@@ -90,7 +90,9 @@ class PathTerms:
             return self
         terms = replace(self, log_z=self.log_z.expand_as(self.initial))
         columns = {f.name: value for f in fields(terms) if isinstance(value := getattr(terms, f.name), Tensor)}
-        everything: dict[str, Any] = dict(zip(columns, ranks.gather_rows(list(columns.values()), even=even), strict=True))
+        everything: dict[str, Any] = dict(
+            zip(columns, ranks.gather_rows(list(columns.values()), even=even), strict=True)
+        )
         if self.group is not None:
             everything["group"] = everything["group"].unique(return_inverse=True)[1]  # no more groups than rows
         return replace(terms, **everything)
