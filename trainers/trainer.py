@@ -105,6 +105,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.ranks = ranks
         self.config = config = suited_config(config, target, agent, has_anchors=anchors is not None)
+        self._share = ranks.share_of(config, conditional=target.is_conditional)
         self.device = device_of(config)
         self.dtype = getattr(torch, config.dtype)
         self.target = target.to(self.device, self.dtype)
@@ -122,7 +123,6 @@ class Trainer:
             self.config = config = ranks.from_main(
                 lambda: with_matched_grid(self.config, self.target, self._sigma, anchors)
             )
-        self._share = ranks.share_of(config, conditional=target.is_conditional)
         found = (anchors.energy_calls, anchors.gradient_calls) if anchors is not None and ranks.main else (0, 0)
         self._calls_before = before[0] - found[0], before[1] - found[1]
         self._calls_elsewhere = 0, 0

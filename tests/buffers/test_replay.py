@@ -60,6 +60,32 @@ def test_holds_the_latest_rows(capacity, sizes):
     assert held(replay) == list(range(max(0, total - capacity), total))
 
 
+@pytest.mark.parametrize("of", [1, 2, 3])
+def test_several_memories_are_split_anew_by_age(of):
+    replays = [Replay(5), Replay(5), Replay(5)]
+    replays[0].extend(rows(7, start=0, log_ratio=True))  # overwritten: holds 2 … 6, and 2 is the oldest
+    replays[1].extend(rows(3, start=10, log_ratio=True))
+    states = [replay.state_dict() for replay in replays]
+    parts = [Replay(6) for _ in range(of)]
+    for number, part in enumerate(parts):
+        part.load_shard(states, number, of=of)
+    number = [part.state_dict()["log_reward"].tolist() for part in parts]
+    by_age = [2.0, 3.0, 4.0, 10.0, 5.0, 11.0, 6.0, 12.0]
+    assert number == [by_age[i::of][-6:] for i in range(of)]
+    for part in parts:
+        saved = part.state_dict()
+        assert torch.equal(saved["log_ratio"], (saved["log_reward"].sin() * 3)) and saved["known"].all()
+        part.extend(rows(6 - len(part) + 1, start=100))  # one more than there is room for
+    assert [held(part)[0] for part in parts] == [min(by_age[i::of][-6:][1:]) for i in range(of)]
+
+
+def test_memories_of_nothing_are_split_into_nothing():
+    part = Replay(3)
+    part.extend(rows(2))
+    part.load_shard([Replay(3).state_dict()], 0, of=2)
+    assert len(part) == 0
+
+
 def test_terminal_and_path_rows():
     terminal, path = Replay(10), Replay(10, contents="path")
     terminal.extend(rows(4, dim=3))

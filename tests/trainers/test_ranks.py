@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from ebbflow.buffers import Anchors
 from ebbflow.envs import InputError
 from ebbflow.trainers.callbacks import read_metrics
 from ebbflow.trainers.checkpoint import load_checkpoint
@@ -114,6 +116,17 @@ def test_rows_and_gradients_of_all_ranks(found):
 def test_what_cannot_be_shared_is_named(changes, conditional, message):
     with pytest.raises(InputError, match=message):
         Ranks(1, 3).share_of(TrainConfig.from_dict(changes), conditional=conditional)
+
+
+def test_there_are_anchors_for_all_or_an_error():
+    anchors = Anchors(torch.arange(5.0)[:, None], torch.arange(5.0), log_z=2.0, contexts=torch.arange(5.0)[:, None])
+    shards = [anchors.shard(number, of=3) for number in range(3)]
+    assert [len(shard) for shard in shards] == [2, 2, 1] and anchors.shard(0, of=1) is anchors
+    joined = Anchors.joined(shards)
+    assert joined.log_z == 2.0 and torch.equal(joined.log_reward.sort().values, anchors.log_reward)
+    assert torch.equal(joined.contexts, joined.states) and torch.equal(joined.states[:, 0], joined.log_reward)
+    with pytest.raises(InputError, match="anchors: expected at least one state for each of 6 processes, got 5"):
+        anchors.shard(0, of=6)
 
 
 def test_the_share_of_a_rank():
