@@ -11,6 +11,7 @@ from ebbflow.agents import build_agent
 from ebbflow.envs import InputError, get_target
 from ebbflow.trainers.config import TrainConfig, list_presets, load_preset
 from ebbflow.trainers.objectives.catalogue import get_objective
+from ebbflow.trainers.suited import suited_config
 from ebbflow.trainers.trainer import Trainer
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -117,8 +118,9 @@ def test_every_change_of_a_grid_can_be_run_and_changes_something(path):
     configs = {}
     for key, settings in Grid.load(path).cases():
         if key["seed"] == 0:
-            config = configs[key["target"], key["label"]] = configure(key, settings)
-            target = get_target(config.target)
+            target = get_target(key["target"])
+            config = suited_config(configure(key, settings), target)
+            configs[key["target"], key["label"]] = config
             agent = config.agent
             if agent.time_grid_power is None:  # which a training chooses
                 agent = replace(agent, time_grid_power=2.0)
