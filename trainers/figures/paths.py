@@ -49,8 +49,10 @@ def _small_multiples(rows: Sequence[tuple[str, Array, str]], times: Array) -> Fi
             axes.tick_params(labelsize=7)
             axes.label_outer()
         line[0].set_ylabel(f"{name}\n$x_2$ (state units)", fontsize=9)
+    # As many digits as tell the last steps of a shrinking grid apart.
+    digits = next(n for n in range(2, 10) if n == 9 or len({f"{times[k]:.{n}f}" for k in shown}) == len(shown))
     for axes, k in zip(grid[0], shown, strict=True):
-        axes.set_title(f"$t$ = {times[k]:.2f}", fontsize=9)
+        axes.set_title(f"$t$ = {times[k]:.{digits}f}", fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel("$x_1$", fontsize=9)
     equal_if_similar(grid.flat, limits)
