@@ -131,8 +131,8 @@ class Trainer:
         check_agent(self.agent, target)
         if self.agent.starts_from_samples and target.has_log_prob:
             raise InputError(
-                f"agent: starts from samples and learns from samples alone, but target {target.name!r} has a log density; "
-                "expected a data set, such as Dataset.split(target.sample(n))"
+                f"target: expected a data set for an agent that starts from samples, such as Dataset.split(rows), but "
+                f"{target.name!r} has a log density"
             )
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
