@@ -52,7 +52,7 @@ class BridgeAgent(Agent):
         redraw: learn from paths whose inner states are drawn again from the reference, see `redrawn`.
 
     Raises:
-        InputError: for a source of another dimension, of tokens, or with contexts.
+        InputError: for a source of another dimension, of tokens, with contexts, or that cannot sample.
 
     Example:
         >>> from ebbflow.agents import build_bridge_agent
@@ -70,6 +70,8 @@ class BridgeAgent(Agent):
             raise InputError("source: expected one without contexts, and an agent without")
         if not isinstance(source.space, Continuous) or source.space.shape != built.space.shape:
             raise InputError(f"source: expected samples of {built.space}, got one of {source.space}")
+        if not getattr(source, "can_sample", True):
+            raise InputError(f"source: expected one that can sample, got target {getattr(source, 'name', source)!r}")
         super().__init__(
             built.space,
             built.reference,

@@ -151,7 +151,7 @@ def judged_in_closed_form(agent: BridgeAgent, source: Normal, target: Normal, si
 
 
 def judged_by_sinkhorn(agent: BridgeAgent, source: Dataset, target: Dataset, sigma: float) -> Row:
-    """Against the plan between the points: cost, barycentric map E[x_T | x_0], and both ends' laws with their floors."""
+    """Against the plan between the points: cost, barycentric map E[x_T | x_0], and the laws at both ends, with floors."""
     x, y = source.train_rows, target.train_rows
     plan = sinkhorn_plan(x, y, sigma).float()
     mapped = plan @ y * len(x)
