@@ -112,7 +112,7 @@ class BridgeAgent(Agent):
         walk = steps.cumsum(1)  # σ W_t at t_1 … t_T
         inner = walk[:, :-1] - times[1:-1] * walk[:, -1:]
         inner = inner + torch.lerp(state[:, :1], state[:, -1:], times[1:-1])
-        return paths.set("state", torch.cat([state[:, :1], inner, state[:, -1:]], dim=1))
+        return paths.clone(recurse=False).set("state", torch.cat([state[:, :1], inner, state[:, -1:]], dim=1))
 
     def coupling(self, n: int) -> tuple[Tensor, Tensor]:
         """`n` pairs (x_0, x_T) of the generation policy, `[n, dim]` each: the transport plan, once it has learned.

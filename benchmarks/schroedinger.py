@@ -1,4 +1,4 @@
-"""Schrödinger bridges against entropic optimal transport: in closed form between normal laws, by Sinkhorn between points.
+"""Schrödinger bridges against entropic optimal transport: in closed form between normal laws, by Sinkhorn between data.
 
     python benchmarks/schroedinger.py run --rows benchmarks/results/schroedinger.jsonl
     python benchmarks/schroedinger.py table --rows benchmarks/results/schroedinger.jsonl
@@ -151,7 +151,7 @@ def judged_in_closed_form(agent: BridgeAgent, source: Normal, target: Normal, si
 
 
 def judged_by_sinkhorn(agent: BridgeAgent, source: Dataset, target: Dataset, sigma: float) -> Row:
-    """Against the plan between the points: cost, barycentric map E[x_T | x_0], and the laws at both ends, with floors."""
+    """Against the plan between the points: cost, barycentric map E[x_T | x_0], and the laws at both ends."""
     x, y = source.train_rows, target.train_rows
     plan = sinkhorn_plan(x, y, sigma).float()
     mapped = plan @ y * len(x)
