@@ -222,7 +222,7 @@ def table(rows: Path) -> None:
         for one in group(members, {"case": "case", "steps": "T", "method": "method"}):
             cells = []
             for name in numbers:
-                values = torch.tensor([row[name] for row in one.rows])
+                values = torch.tensor([row[name] for row in one.evaluations])
                 mean, deviation = values.mean().item(), values.std().item() if len(values) > 1 else 0.0
                 digits = 0 if name == "cpu_seconds" else 3
                 still = "exact" in name or name == "cpu_seconds"
@@ -241,8 +241,8 @@ def figure(out: Path, steps: int = 20) -> None:
         assert isinstance(source, Dataset) and isinstance(target, Dataset)
         x, y = source.train_rows, target.train_rows
         states = agent.generate(len(x), start=x)["state"]
-        for k in range(0, len(x), 10):
-            line[0].plot(*states[k].T, color="0.6", lw=0.5)
+        for k in range(0, len(x), 40):
+            line[0].plot(*states[k].T, color="0.45", lw=0.7)
         line[0].set_title(f"{name.replace('-', ' ')}: paths, T = {steps}, σ = {sigma:g}", fontsize=10)
         reached = agent.generate(200 * len(x), start=x.repeat_interleave(200, 0))["state"][:, -1]
         learned = reached.unflatten(0, (len(x), 200)).mean(1)
@@ -253,8 +253,8 @@ def figure(out: Path, steps: int = 20) -> None:
             axes.set_title(f"E[x_T | x_0], {title}", fontsize=10)
         ends = (states[:, -1], learned, exact)
         for axes, end in zip(line, ends, strict=True):
-            axes.scatter(*x.T, color=DESTRUCTION, label="x_0", **DOTS)
-            axes.scatter(*end.T, color=GENERATION, label="x_T", **DOTS)
+            axes.scatter(*x.T, color=DESTRUCTION, label="x_0", zorder=3, **DOTS)
+            axes.scatter(*end.T, color=GENERATION, label="x_T", zorder=3, **DOTS)
             axes.set_aspect("equal")
             axes.sharex(line[0])
             axes.sharey(line[0])
