@@ -265,7 +265,7 @@ def figure(out: Path, steps: int = 20) -> None:
             axes.set_aspect("equal")
             axes.sharex(line[0])
             axes.sharey(line[0])
-        line[0].legend(frameon=False, fontsize=9, loc="upper right", markerscale=3)
+        line[0].legend(fontsize=9, loc="upper right", markerscale=3).set_zorder(4)
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(out, dpi=110)
 
