@@ -12,6 +12,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "agent": ["Agent"],
         "architecture": ["build_agent"],
         "backbone": ["Backbone"],
+        "bridge_agent": ["BridgeAgent"],
+        "bridge_architecture": ["BRIDGE", "build_bridge_agent"],
         "compilation": ["check_compiler", "compiled"],
         "config": ["AgentConfig"],
         "decoding": ["decode"],

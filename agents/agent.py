@@ -176,6 +176,11 @@ class Agent(Policies):
             return zeros
         return self.space.from_coordinates(self.reference.initial_std * torch.randn_like(zeros))
 
+    def log_initial(self, states: Tensor) -> Tensor:
+        """Log density of the initial law, which is no Dirac, in coordinates: of those of x_0, `[..., dim] -> [...]`."""
+        std = states.new_full(self.space.shape, self.reference.initial_std)
+        return gaussian_log_prob(states, torch.zeros_like(std), 2.0 * std.log())
+
     def generate(
         self,
         n: int,
@@ -379,8 +384,7 @@ class Agent(Policies):
         if first:
             destruction = nn.functional.pad(destruction, (1, 0))
         elif start == 0:
-            std = states.new_full(self.space.shape, self.reference.initial_std)
-            initial = gaussian_log_prob(states[:, 0], torch.zeros_like(std), 2.0 * std.log()) - volume[:, 0]
+            initial = self.log_initial(states[:, 0]) - volume[:, 0]
         return PathLogProbs(initial, generation, destruction)
 
     def path_log_flow(

@@ -14,6 +14,7 @@ from .config import AgentConfig
 from .features import StateFeatures
 from .flow import StateFlow
 from .references.catalogue import get_reference
+from .references.gaussian import GaussianReference
 from .time_grid import get_time_grid
 
 __all__ = ["build_agent", "log_z_network_of"]
@@ -27,6 +28,7 @@ def build_agent(
     config: AgentConfig | None = None,
     context_space: Continuous | None = None,
     flow: bool = False,
+    reference: GaussianReference | None = None,
 ) -> Agent:
     """Agent for a space, in torch's default dtype, with freshly initialised parameters (torch's global generator).
 
@@ -39,6 +41,7 @@ def build_agent(
         context_space: the space of contexts of a conditional target; its agent reads contexts, and has a network for
             log Z(c).
         flow: with a state flow, for the objectives that need one.
+        reference: a reference process of your own, instead of the one that `config` names and its time grid.
 
     Raises:
         InputError: for any setting out of range; the message names it.
@@ -54,7 +57,9 @@ def build_agent(
         raise InputError("time_grid_power: expected a number; only the trainer, which has a target, can choose it")
     grid = get_time_grid(config.time_grid, steps, 1.0 if power is None else power)
     features = StateFeatures(config.features, scale, config.frequencies)
-    reference = get_reference(config.reference or "bridge", grid, sigma)
+    reference = reference or get_reference(config.reference or "bridge", grid, sigma)
+    if reference.steps != steps:
+        raise InputError(f"reference: expected one of {steps} steps, got one of {reference.steps}")
     if config.compression is not None:
         if not 0.0 < config.compression < math.inf:
             raise InputError(f"compression: expected a positive finite length, got {config.compression!r}")
@@ -62,7 +67,7 @@ def build_agent(
             space = Compressed(space.dim, config.compression * scale)
     inputs = space.dim * features.count
     contexts = 0 if context_space is None else context_space.dim
-    backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts)
+    backbone = Backbone(inputs, reference.times, config.width, config.depth, contexts)
     generation = GenerationHead(
         reference,
         space.dim,
@@ -87,7 +92,7 @@ def build_agent(
         tables=config.tables,
     )
     separate = not config.shared_backbone and destruction.learned
-    destruction_backbone = Backbone(inputs, grid.times, config.width, config.depth, contexts) if separate else None
+    destruction_backbone = Backbone(inputs, reference.times, config.width, config.depth, contexts) if separate else None
     log_z_network = None if context_space is None else log_z_network_of(contexts, config.width)
     state_flow = None
     if flow:  # built last, so that the rest of the agent is the same with and without it

@@ -54,6 +54,8 @@ class Policies(nn.Module, ABC):
 
     Attributes:
         trains_levels: whether generation may learn from single levels of destruction, without whole paths.
+        starts_from_samples: whether x_0 has a law of which there are samples and no density, so that log-ratios of
+            paths are not known.
         space: the state space.
         destruction: the destruction policy; `destruction.learned` says whether it has anything to learn.
         log_z: the learned log normalising constant, a scalar parameter, whose device and dtype are the agent's.
@@ -67,6 +69,7 @@ class Policies(nn.Module, ABC):
     """
 
     trains_levels: bool = False
+    starts_from_samples: bool = False
 
     space: Any  # Continuous | Tokens; each agent says which
     destruction: Any
@@ -184,6 +187,10 @@ class Policies(nn.Module, ABC):
         context: Tensor | None = None,
     ) -> TensorDict:
         """Destroy samples `x` `[n, *space.shape]`: a trajectory of batch `[n]`, of which x is the last state."""
+
+    def redrawn(self, paths: TensorDict) -> TensorDict:
+        """Of trajectories, what is learned from; here they themselves."""
+        return paths
 
     @abstractmethod
     def path_features(self, trajectory: Mapping[str, Tensor], coordinates: Tensor | None = None) -> Tensor:

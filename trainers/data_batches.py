@@ -42,7 +42,8 @@ class DataBatches:
         cost: what a path costs, for destruction to avoid (module docstring); by default nothing.
 
     Raises:
-        InputError: for an objective that needs a log density, and for a cost where no destruction is learned.
+        InputError: for an objective that needs a log density, or of an agent that starts from samples one that needs
+            the log-ratios of paths; and for a cost where no destruction is learned, or none by log-ratios.
 
     Example:
         >>> from ebbflow.envs import Continuous, Target
@@ -72,8 +73,17 @@ class DataBatches:
         for policy, one in objective.objectives.items():
             if policy not in one.trains_on_data:
                 target.require_log_prob(f"training {policy} by {type(one).__name__}")
+            if agent.starts_from_samples and not one.needs_likelihood_alone:
+                field, takes = (
+                    ("objective", "maximum_likelihood") if policy == "generation" else ("destruction_objective", "tlm")
+                )
+                raise InputError(
+                    f"{field}: expected {takes}, for the agent starts from samples and log-ratios of its paths are not "
+                    f"known, got {type(one).__name__}"
+                )
         self.generated = round(config.batch_size * objective.on_policy_share)
-        learned = any("destruction" in one.trains for one in objective.objectives.values())
+        compared = not agent.starts_from_samples  # whose objectives compare no paths of a sample
+        learned = compared and any("destruction" in one.trains for one in objective.objectives.values())
         if cost is not None and not learned:
             raise InputError("path_cost: expected none, for there is no destruction to learn what to avoid")
         self.paths_per_sample = config.paths_per_sample if learned else 1
@@ -97,12 +107,12 @@ class DataBatches:
             columns = {"state": x.unsqueeze(1)} | ({} if context is None else {"context": context})
             return TensorDict(columns, batch_size=[n])
         zeros = self.agent.log_z.new_zeros(self.config.batch_size)
-        paths = self.agent.destroy(x, None, zeros[:n], context=context)
+        paths = self.agent.redrawn(self.agent.destroy(x, None, zeros[:n], context=context))
         paths = Origin.DATA.mark(paths).set("sample", sample.to(x.device))
         if not self.generated:
             return self._with_cost(paths)
         contexts = None if context is None else self.target.sample_context(self.generated)
-        new = self.agent.generate(self.generated, context=contexts).set("log_reward", zeros[n:])
+        new = self.agent.redrawn(self.agent.generate(self.generated, context=contexts)).set("log_reward", zeros[n:])
         beyond = torch.arange(n, n + self.generated, device=x.device)  # each a group of its own
         return self._with_cost(TensorDict.cat([paths, Origin.ON_POLICY.mark(new).set("sample", beyond)]))
 

@@ -74,7 +74,7 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
     """The numbers `LIKELIHOODS`: of held-out samples, with the error of their mean, and of samples trained on.
 
     Of held-out samples all are taken, as often as `samples` allow, at least once; without any, their numbers are None.
-    Of a deterministic destruction, which has no densities, all are.
+    Of a deterministic destruction, which has no densities, all are, and of an agent that starts from samples.
 
     Random numbers come from torch's global generator.
 
@@ -91,7 +91,7 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
     """
     bits = math.prod(target.space.shape) * math.log(2.0)
     numbers: dict[str, float | None] = dict.fromkeys(LIKELIHOODS)
-    if agent.trains_levels and not cast(DenoisingAgent, agent).reference.has_density:
+    if agent.starts_from_samples or (agent.trains_levels and not cast(DenoisingAgent, agent).reference.has_density):
         return numbers
 
     def bounds(x: Tensor, times: int) -> Tensor:

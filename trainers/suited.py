@@ -15,6 +15,7 @@ are samples to take them from, for tokens have no gradient that could be searche
 refused. Numbers destroyed by `noise_preserving` or `noise_exploding` are guessed as tokens are: in 50 steps, by
 random_level. The time grid of a density is matched to it, see `matched_grid`; where there is no gradient, its power
 is 2.
+Destruction of an agent that starts from samples learns by tlm: log-ratios of its paths are not known.
 """
 
 from dataclasses import replace
@@ -75,7 +76,7 @@ def suited_config(
     if objective is None:
         objective = "vargrad" if not data else "random_level" if levels else "maximum_likelihood"
     if of_destruction is None and data and objective == "maximum_likelihood":
-        of_destruction = "vargrad"
+        of_destruction = "tlm" if agent is not None and agent.starts_from_samples else "vargrad"
     share = config.anchors.share
     if share is None and not data:
         share = 0.0 if tokens and not has_anchors and config.anchors.samples is None else _ANCHORS

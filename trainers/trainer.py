@@ -129,6 +129,11 @@ class Trainer:
         generation, destruction = self._objectives()
         self.agent = agent or self._build_agent(flow=any(one.needs_flow for one in (generation, destruction) if one))
         check_agent(self.agent, target)
+        if self.agent.starts_from_samples and target.has_log_prob:
+            raise InputError(
+                f"target: expected a data set for an agent that starts from samples, such as Dataset.split(rows), but "
+                f"{target.name!r} has a log density"
+            )
         if self.agent.steps != config.steps:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)

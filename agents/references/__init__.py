@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "bridge": ["brownian_bridge"],
+        "brownian_motion": ["brownian_motion"],
         "catalogue": ["REFERENCES", "get_reference"],
         "gaussian": ["GaussianReference"],
         "geometric_noise": ["geometric_noise"],

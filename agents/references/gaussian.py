@@ -25,7 +25,8 @@ class GaussianReference:
         times: the T + 1 grid times.
         destruction_factor, destruction_variance: T numbers each, index k for the step from x_{k+1} to x_k.
         generation_factor, generation_variance: T numbers each, index k for the step from x_k to x_{k+1}; variances > 0.
-        initial_std: standard deviation of the initial law; 0 for the Dirac at the origin.
+        initial_std: standard deviation of the initial law; 0 for the Dirac at the origin, infinite where the reference
+            has no initial law of its own.
 
     Raises:
         InputError: for tables of unequal length or variances of the wrong sign.

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "coverage": ["mode_coverage", "mode_mass_error", "mode_shares"],
         "diversity": ["mean_pairwise_distance"],
+        "entropic_plan": ["gaussian_cross_covariance", "sinkhorn_plan"],
         "sandwich": ["sandwich"],
         "transport": ["sinkhorn_divergence"],
         "weights": ["ess_forward", "ess_reverse", "importance_log_z", "log_mean_exp", "pareto_khat"],

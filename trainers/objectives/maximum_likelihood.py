@@ -27,6 +27,7 @@ class MaximumLikelihood(PathObjective):
     rows: ClassVar[Rows] = "destroyed"
     trains: ClassVar[tuple[str, ...]] = ("generation",)
     trains_on_data: ClassVar[tuple[str, ...]] = ("generation",)
+    needs_likelihood_alone: ClassVar[bool] = True
 
     def loss_of_paths(self, terms: PathTerms) -> Tensor:
         """−E Σ log p→."""

@@ -107,6 +107,7 @@ class PathObjective(ABC):
         trains: which policies it can train.
         trains_on_data: which policies it can train where samples are all there is: log R is not known then, and the
             log-ratios of one sample's paths are all that can be compared (`PathTerms.group`).
+        needs_likelihood_alone: whether it reads log densities of the policy that it trains, and nothing else.
         needs_flow: whether it needs the agent's state flow.
         follows_paths: whether the generation gradient runs through the path and the log reward (reparametrisation), so
             that on-policy rows must be generated differentiably.
@@ -127,6 +128,7 @@ class PathObjective(ABC):
     rows: ClassVar[Rows] = "any"
     trains: ClassVar[tuple[str, ...]] = ("generation", "destruction")
     trains_on_data: ClassVar[tuple[str, ...]] = ()
+    needs_likelihood_alone: ClassVar[bool] = False
     needs_flow: ClassVar[bool] = False
     follows_paths: ClassVar[bool] = False
 

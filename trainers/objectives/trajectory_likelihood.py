@@ -27,6 +27,7 @@ class TrajectoryLikelihood(PathObjective):
     rows: ClassVar[Rows] = "on_policy"
     trains: ClassVar[tuple[str, ...]] = ("destruction",)
     trains_on_data: ClassVar[tuple[str, ...]] = ("destruction",)
+    needs_likelihood_alone: ClassVar[bool] = True
 
     def loss_of_paths(self, terms: PathTerms) -> Tensor:
         """−E Σ log p←."""
