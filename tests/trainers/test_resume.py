@@ -240,9 +240,13 @@ def test_a_second_ctrl_c_stops_at_once_and_the_last_checkpoint_stays(straight, e
 
 
 def test_ctrl_c_while_evaluating_loses_nothing(straight, ebbflow, flags, monkeypatch, tmp_path):
-    with monkeypatch.context() as patch:
-        patch.setattr("ebbflow.trainers.train.evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
-        stopped = ebbflow("train", "gmm25", *flags("--out", "run"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("ebbflow.trainers.train.evaluate", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+            stopped = ebbflow("train", "gmm25", *flags("--out", "run"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.code == 130
     assert stopped.err == "interrupted after iteration 12, and saved; go on with: ebbflow resume run\n"
     assert ebbflow("resume", "run").code == 0
