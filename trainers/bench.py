@@ -23,6 +23,7 @@ import torch
 from ..agents.config import AgentConfig
 from ..envs.errors import InputError, whole_number
 from ..envs.registry import get_target
+from ..envs.spaces import Tokens
 from .config import AnchorConfig, TrainConfig
 from .trainer import Trainer, device_of
 
@@ -119,7 +120,11 @@ def measure(
     where = device_of(config)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    trainer = Trainer(get_target(target, dim=dim, scale=scale), config)
+    density = get_target(target, dim=dim, scale=scale)
+    density.require_log_prob("bench")
+    if isinstance(density.space, Tokens):
+        raise InputError(f"target: expected a density of numbers, got {target!r}, one of tokens")
+    trainer = Trainer(density, config)
     trainer.prepare()
     _fill(trainer)
     trainer.train(effort.warmup)

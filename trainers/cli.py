@@ -7,6 +7,7 @@ interrupted training ends in exit code 130 after saving.
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +53,8 @@ class Train(_Command):
         from .train import train
 
         given = self.target or self.config.target
+        if given in list_presets() and self.preset not in (None, given):
+            raise InputError(f"preset: {given!r} is a preset itself; expected none beside it, got {self.preset!r}")
         config = self.config if given in list_presets() else replace(self.config, target=given)
         name = given.replace(":", "-").replace("/", "-")
         out = self.out or Path("runs") / (name or "run")
@@ -219,7 +222,7 @@ class Bench(_Command):
     """Measure iterations, samples and energies a second and peak memory, or compare two such results."""
 
     target: tyro.conf.Positional[str | None] = None
-    """What to sample: a name (see `ebbflow targets`), a plugin, package.module:attribute, or a file of data."""
+    """What to sample: a name (see `ebbflow targets`), a plugin, or package.module:attribute; a density of numbers."""
     compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="A.json B.json")] = None
     """Instead of measuring: tabulate two saved results side by side, with the ratios B / A and what differs."""
     out: Path | None = None
@@ -396,8 +399,10 @@ def _defaults(argv: Sequence[str]) -> dict[str, _Command]:
     """Commands with their default values; a preset named on the command line changes those of `train`."""
     defaults = {name: command() for name, command in COMMANDS.items()}
     if argv and argv[0] == "train":
-        if len(argv) > 1 and argv[1] in list_presets():
-            defaults["train"] = Train(config=load_preset(argv[1]))
+        for before, word in pairwise(argv):  # as the target, and not as the value of a flag
+            takes_value = before.startswith("--") and "=" not in before and before not in ("--overwrite", "--debug")
+            if word in list_presets() and not takes_value:
+                defaults["train"] = Train(config=load_preset(word))
         for i, word in enumerate(argv):
             name = word.partition("=")[2] if word.startswith("--preset=") else None
             if word == "--preset" and i + 1 < len(argv):

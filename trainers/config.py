@@ -277,7 +277,7 @@ class TrainConfig:
             **{f"{name}.warmup": 0 for name in OPTIMISERS},
         }
         for name, least in at_least.items():
-            value = self._lookup(name)
+            value = self.lookup(name)
             if value is not None or name != "steps":
                 whole_number(name, value, least=least)
         choices: dict[str, Any] = {
@@ -291,8 +291,8 @@ class TrainConfig:
         }
         choices |= {f"{name}.schedule": Schedule for name in OPTIMISERS}
         for name, choice in choices.items():
-            if self._lookup(name) not in typing.get_args(choice):
-                raise InputError(f"{name}: expected one of {list(typing.get_args(choice))}, got {self._lookup(name)!r}")
+            if self.lookup(name) not in typing.get_args(choice):
+                raise InputError(f"{name}: expected one of {list(typing.get_args(choice))}, got {self.lookup(name)!r}")
         if self.seed >= SEEDS:
             raise InputError(f"seed: expected a whole number below 2^63, got {self.seed!r}")
         if self.threads is not None and self.threads < 1:
@@ -305,11 +305,11 @@ class TrainConfig:
         if self.anchors.compression is not None:
             positive.append("anchors.compression")
         for name in (*positive, "anchors.initial_scale"):
-            value = self._lookup(name)
+            value = self.lookup(name)
             if not value > 0 or (value == float("inf") and not name.endswith("clip_norm")):
                 raise InputError(f"{name}: expected a finite number > 0, got {value!r}")
         for name in (f"{name}.decay" for name in OPTIMISERS):
-            value = self._lookup(name)
+            value = self.lookup(name)
             if not 0.0 < value <= 1.0:
                 raise InputError(f"{name}: expected a number > 0 and <= 1, got {value!r}")
         if self.residual_bound is not None and not self.residual_bound > 0:
@@ -317,11 +317,11 @@ class TrainConfig:
         if not self.subtb_lambda >= 0.0:
             raise InputError(f"subtb_lambda: expected a number >= 0, got {self.subtb_lambda!r}")
         for name in ("target_rate", "replay.share", "anchors.share", "replay.uniform_mixture", "replay.beta"):
-            value = self._lookup(name)
+            value = self.lookup(name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise InputError(f"{name}: expected a number between 0 and 1, got {value!r}")
         for name in ("average_decay", *(f"{name}.{beta}" for name in OPTIMISERS for beta in ("beta1", "beta2"))):
-            value = self._lookup(name)
+            value = self.lookup(name)
             if not 0.0 <= value < 1.0:
                 raise InputError(f"{name}: expected a number from 0 to below 1, got {value!r}")
         search = self.local_search
@@ -338,7 +338,13 @@ class TrainConfig:
         if not -float("inf") < self.log_reward_floor < 0:
             raise InputError(f"log_reward_floor: expected a finite number < 0, got {self.log_reward_floor!r}")
 
-    def _lookup(self, name: str) -> Any:
+    def lookup(self, name: str) -> Any:
+        """A setting by its dotted name.
+
+        Example:
+            >>> TrainConfig().lookup("agent.width")
+            128
+        """
         value: Any = self
         for part in name.split("."):
             value = getattr(value, part)

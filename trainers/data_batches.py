@@ -81,9 +81,15 @@ class DataBatches:
                     f"{field}: expected {takes}, for the agent starts from samples and log-ratios of its paths are not "
                     f"known, got {type(one).__name__}"
                 )
+        for field, expected in (("local_search.kind", "none"), ("reward_path", "followed")):
+            if config.lookup(field) != expected:
+                got = config.lookup(field)
+                raise InputError(f"{field}: expected {expected!r}, for data have no log density, got {got!r}")
         self.generated = round(config.batch_size * objective.on_policy_share)
-        compared = not agent.starts_from_samples  # whose objectives compare no paths of a sample
-        learned = compared and any("destruction" in one.trains for one in objective.objectives.values())
+        # By comparing the paths of a sample, as objectives of log-ratios do and likelihoods alone do not.
+        learned = not agent.starts_from_samples and any(
+            "destruction" in one.trains and not one.needs_likelihood_alone for one in objective.objectives.values()
+        )
         if cost is not None and not learned:
             raise InputError("path_cost: expected none, for there is no destruction to learn what to avoid")
         self.paths_per_sample = config.paths_per_sample if learned else 1
@@ -103,6 +109,7 @@ class DataBatches:
         else:
             x, context = self.target.sample(int(sample[-1]) + 1)[sample], None
         x = checked(self.target, x).to(self.agent.log_z.device)
+        x = x.to(self.agent.log_z) if x.is_floating_point() else x
         if isinstance(self.objective, RandomLevel):
             columns = {"state": x.unsqueeze(1)} | ({} if context is None else {"context": context})
             return TensorDict(columns, batch_size=[n])

@@ -49,8 +49,10 @@ def held_out_rows(target: Target) -> Tensor | None:
 
 
 @torch.no_grad()
-def bounds_of_samples(agent: Policies, x: Tensor) -> Tensor:
-    """Unbiased estimates of the bound of each sample (nats), `[n, *space.shape] -> [n]`.
+def bounds_of_samples(agent: Policies, x: Tensor, context: Tensor | None = None) -> Tensor:
+    """Unbiased estimates of the bound of each sample (nats), `[n, *space.shape] -> [n]`, in parts that fit into memory.
+
+    Samples of a conditional agent come with their contexts `[n, c]`. Where levels are drawn, there are n >= 2 of them.
 
     Example:
         >>> from ebbflow.agents import AgentConfig, build_token_agent
@@ -59,21 +61,25 @@ def bounds_of_samples(agent: Policies, x: Tensor) -> Tensor:
         >>> bounds_of_samples(agent, torch.tensor([[0, 1, 2], [3, 3, 3]]))  # untrained: −3 log 4
         tensor([-4.1589, -4.1589], dtype=torch.float64)
     """
-    if agent.trains_levels:
-        return likelihood_bound(cast(DenoisingAgent, agent), x, draws=_LEVELS).per_sample
-    size = max(1, _NUMBERS_PER_CHUNK // ((agent.steps + 1) * math.prod(agent.space.shape) * 32))
-    zeros = agent.log_z.new_zeros(len(x))
-    parts = [
-        agent.log_ratio(agent.destroy(part, None, zero))
-        for part, zero in zip(x.split(size), zeros.split(size), strict=True)
-    ]
-    return torch.cat(parts).double()
+    rows = _LEVELS * agent.space.width if agent.trains_levels else (agent.steps + 1) * agent.space.width * 32
+    count = max(1, min(len(x) // 2, -(-len(x) * rows // _NUMBERS_PER_CHUNK)))  # parts of nearly equal size
+    parts = []
+    for index in torch.arange(len(x), device=x.device).tensor_split(count):
+        part, at = x[index], agent if context is None else agent.given(context[index])
+        if agent.trains_levels:
+            parts.append(likelihood_bound(cast(DenoisingAgent, at), part, draws=_LEVELS).per_sample)
+        else:
+            parts.append(at.log_ratio(at.destroy(part, None, at.log_z.new_zeros(len(part)))).double())
+    return torch.cat(parts)
 
 
-def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[str, float | None]:
+def likelihood_numbers(
+    agent: Policies, target: Target, samples: int, *, most: int | None = None
+) -> dict[str, float | None]:
     """The numbers `LIKELIHOODS`: of held-out samples, with the error of their mean, and of samples trained on.
 
-    Of held-out samples all are taken, as often as `samples` allow, at least once; without any, their numbers are None.
+    Of held-out samples all are taken, or at random `most` of them, as often as `samples` allow, at least once; without
+    any, their numbers are None. Samples of a conditional target are judged each at its own context.
     Of a deterministic destruction, which has no densities, all are, and of an agent that starts from samples.
 
     Random numbers come from torch's global generator.
@@ -94,16 +100,24 @@ def likelihood_numbers(agent: Policies, target: Target, samples: int) -> dict[st
     if agent.starts_from_samples or (agent.trains_levels and not cast(DenoisingAgent, agent).reference.has_density):
         return numbers
 
-    def bounds(x: Tensor, times: int) -> Tensor:
+    def bounds(x: Tensor, context: Tensor | None, times: int) -> Tensor:
         x = checked(target, x).to(agent.log_z.device)
         x = x.to(agent.log_z) if x.is_floating_point() else x
-        return torch.stack([bounds_of_samples(agent, x) for _ in range(times)]).mean(0)
+        at = None if context is None else context.to(agent.log_z)
+        return torch.stack([bounds_of_samples(agent, x, at) for _ in range(times)]).mean(0)
 
-    train = bounds(target.sample(samples), 1).mean().item()
+    known, own = target.sample_pairs(samples) if target.is_conditional else (target.sample(samples), None)
+    train = bounds(known, own, 1).mean().item()
     numbers |= {"train_log_likelihood": train, "train_bits_per_dimension": -train / bits}
     rows = held_out_rows(target)
+    contexts: Tensor | None = getattr(target, "held_out_contexts", None) if target.is_conditional else None
+    if target.is_conditional and contexts is None:
+        rows = None
+    if rows is not None and most is not None and len(rows) > most:
+        chosen = torch.randperm(len(rows))[:most].to(rows.device)
+        rows, contexts = rows[chosen], None if contexts is None else contexts[chosen]
     if rows is not None and len(rows) >= 2:
-        found = bounds(rows, max(1, samples // len(rows)))
+        found = bounds(rows, contexts, max(1, samples // len(rows)))
         mean = found.mean().item()
         numbers["log_likelihood"] = mean
         numbers["log_likelihood_stderr"] = found.std().item() / math.sqrt(len(found))

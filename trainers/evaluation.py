@@ -256,7 +256,11 @@ def evaluate(
             for i, row in enumerate(target.check_context(rows), start=1)
         ]
         listed = [{"context": row.tolist()} | one for row, one in zip(rows, found, strict=True)]
-        return mean_over_contexts(found) | cost | {"contexts": listed}
+        means = mean_over_contexts(found)
+        if not target.has_log_prob:  # of all held-out samples, each at its own context, and not of these contexts alone
+            with looking_on(agent, target, seed):
+                means |= likelihood_numbers(agent, target, samples)
+        return means | cost | {"contexts": listed}
     exact: Tensor | None = None
     destroyed: Tensor | None = None
     judged = samples
@@ -323,15 +327,15 @@ def live_numbers(agent: Policies, target: Target, samples: int, *, seed: int = 0
     """
     check_agent(agent, target)
     whole_number("samples", samples, least=2)
+    if not target.has_log_prob:
+        with looking_on(agent, target, seed):
+            found = likelihood_numbers(agent, target, samples, most=samples)
+        return {name: found[name] for name in ("bits_per_dimension", "train_bits_per_dimension")}
     contexts = contexts_of_evaluation(agent, target, _LIVE_CONTEXTS)
     if contexts is not None:  # the same ones every time, so that their log Z does not make noise
         each = max(2, samples // _LIVE_CONTEXTS)
         rows = [live_numbers(agent.given(c), target.given(c), each, seed=seed + i) for i, c in enumerate(contexts)]
         return mean_over_contexts(rows)
-    if not target.has_log_prob:
-        with looking_on(agent, target, seed):
-            found = likelihood_numbers(agent, target, samples)
-        return {name: found[name] for name in ("bits_per_dimension", "train_bits_per_dimension")}
     destroyed = None
     with looking_on(agent, target, seed):
         if target.can_sample:
@@ -352,6 +356,8 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
     """
     found = []
     of_data = evaluation.get("train_log_likelihood") is not None
+    # A sampler of data whose likelihood is not known has a distance from the data, and no weights.
+    of_data |= evaluation.get("sinkhorn") is not None and evaluation.get("zero_density_share", 0.0) is None
 
     def number(key: str) -> float:
         value = evaluation.get(key)
@@ -401,7 +407,9 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
             "density do not belong to each other."
         )
     learned, known = number("bits_per_dimension"), number("train_bits_per_dimension")
-    if learned - known > _OVERFITTED:
+    nats, error = number("log_likelihood"), number("log_likelihood_stderr")
+    chance = _CONTRADICTION * abs(error * learned / nats) if error * nats else 0.0  # bits for nats; NaN where unknown
+    if learned - known > _OVERFITTED + (0.0 if math.isnan(chance) else chance):
         found.append(
             f"bits_per_dimension = {learned:.3g} of held-out samples is {learned - known:.2g} above that of those "
             "trained on: they were learned by heart."

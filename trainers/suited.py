@@ -70,7 +70,12 @@ def suited_config(
     else:
         reference = reference or ("variance_preserving" if data else "bridge")
         steps = STEPS if steps is None else steps
-    if data or tokens:  # there is no gradient to match it by
+    if reference in CONTINUOUS_REFERENCES and not data and config.objective != "random_level":
+        raise InputError(
+            f"agent.reference: {reference} learns from samples; expected another one for the density of "
+            f"{target.name!r}, or objective random_level, which learns from its exact samples"
+        )
+    if data or tokens or reference in CONTINUOUS_REFERENCES:  # no gradient to match it by, or no use of it
         power = AgentConfig().time_grid_power if power is None else power
     objective, of_destruction = config.objective, config.destruction_objective
     if objective is None:

@@ -72,7 +72,7 @@ class Annotated(Target):
         self._condition = condition
         self.register_buffer("edges", None, persistent=False)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # not torch.manual_seed, which seeds devices that are not restored
             seen = self._numbers(source.sample(_DRAWS))
         if bins is not None:
             whole_number("bins", bins, least=2)
@@ -90,7 +90,7 @@ class Annotated(Target):
         numbers = self._numbers(x)
         if self.edges is None:
             return numbers
-        index = torch.bucketize(numbers.squeeze(-1), self.edges.to(numbers), right=True)
+        index = torch.bucketize(numbers.squeeze(-1).contiguous(), self.edges.to(numbers), right=True)
         return torch.nn.functional.one_hot(index, len(self.edges) + 1).to(numbers)
 
     def bin(self, index: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The front door for data of one's own: what a path ends in says how it is read."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from .image_folder import read_images
 from .text import TextDataset
 
 __all__ = ["load_data"]
+
+_FAR = 3.0  # standard deviations
+_UNEQUAL = 5.0  # ratio of standard deviations
 
 
 def load_data(
@@ -66,7 +70,22 @@ def load_data(
         data = _read(path, kind, length, levels, {"held_out": held_out, "seed": seed, "name": str(path)})
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not isinstance(data.space, Tokens):
+        _warn_of_units(path, data)
     return data if unique is None else data.limited(unique, seed)
+
+
+def _warn_of_units(path: Path, data: Dataset) -> None:
+    """Say when points lie far from 0, or their coordinates differ in size: destruction ends in one law about 0."""
+    off = float(data.train_rows.mean(0).abs().max()) / data.scale
+    spread = data.train_rows.std(0)
+    ratio = float(spread.max()) / max(float(spread.min()), 1e-12)
+    if off > _FAR or ratio > _UNEQUAL:
+        warnings.warn(
+            f"{path}: coordinates lie up to {off:.2g} standard deviations from 0 and differ in size by a factor of "
+            f"{ratio:.2g}; data are learned better when centred and scaled",
+            stacklevel=3,
+        )
 
 
 def _read(path: Path, kind: str, length: int | None, levels: int | None, settings: dict[str, Any]) -> Dataset:

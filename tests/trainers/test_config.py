@@ -162,7 +162,7 @@ NUMBERS = {
 def test_the_range_of_whole_numbers(name):
     least = WHOLE[name]
     for fine in (least, least + 1, 10**9):
-        assert TrainConfig.from_dict(nested(name, fine))._lookup(name) == fine
+        assert TrainConfig.from_dict(nested(name, fine)).lookup(name) == fine
     for wrong in (least - 1, -(10**9)):
         assert refusal(nested(name, wrong)) == f"{name}: expected a whole number >= {least}, got {wrong}"
 
@@ -171,7 +171,7 @@ def test_the_range_of_whole_numbers(name):
 def test_the_range_of_numbers(name):
     good, bad = NUMBERS[name]
     for fine in good:
-        assert TrainConfig.from_dict(nested(name, fine))._lookup(name) == fine
+        assert TrainConfig.from_dict(nested(name, fine)).lookup(name) == fine
     for wrong in bad:
         assert refusal(nested(name, wrong)).startswith(f"{name}: expected a ")
 

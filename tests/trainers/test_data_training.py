@@ -153,6 +153,51 @@ def test_classes_are_learned_as_contexts():
     assert agent.generate(5)["state"].shape == (5, 6, 64)
 
 
+def test_samples_of_double_precision_are_taken():
+    class Doubles(Target):
+        def sample(self, n):
+            return torch.randn(n, 2, dtype=torch.float64)
+
+    for reference in (None, "noise_preserving"):
+        config = TrainConfig.from_dict(
+            {"iterations": 2, "batch_size": 8, "agent": {"width": 8, "reference": reference}}
+        )
+        Trainer(Doubles(Continuous(2)), config).train()
+
+
+def test_labelled_samples_are_judged_each_at_its_own_context():
+    pytest.importorskip("sklearn")
+    from ebbflow.envs.data.digits import digits_binary
+    from ebbflow.trainers.data_likelihood import bounds_of_samples, likelihood_numbers
+
+    target = digits_binary(labelled=True)
+    trainer = Trainer(target, tokens(iterations=30, batch_size=64, objective="maximum_likelihood"))
+    trainer.train()
+    agent = trainer.evaluated_agent
+    torch.manual_seed(0)
+    found = likelihood_numbers(agent, target, 2000)
+    by_class = [
+        bounds_of_samples(agent, target.held_out[rows], target.held_out_contexts[rows])
+        for rows in (target.held_out_contexts.argmax(-1) == k for k in range(10))
+    ]
+    assert sum(map(len, by_class)) == len(target.held_out)
+    assert torch.cat(by_class).mean().item() == pytest.approx(found["log_likelihood"], abs=2.0)
+    assert evaluate(agent, target, samples=400)["log_likelihood"] == pytest.approx(found["log_likelihood"], abs=2.0)
+
+
+def test_bounds_in_parts_are_those_of_all(monkeypatch):
+    from ebbflow.trainers import data_likelihood
+
+    trainer = Trainer(bits(), tokens(iterations=60))
+    trainer.train()
+    x = bits().held_out[:1000]
+    whole = data_likelihood.bounds_of_samples(trainer.agent, x)
+    monkeypatch.setattr(data_likelihood, "_NUMBERS_PER_CHUNK", 100)
+    parts = data_likelihood.bounds_of_samples(trainer.agent, x)
+    assert len(parts) == 1000 and abs((whole.mean() - parts.mean()).item()) < 0.15
+    assert len(data_likelihood.bounds_of_samples(trainer.agent, x[:3])) == 3
+
+
 # Interruption ---------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +234,12 @@ class Broken(Target):
         (normal, {"objective": "vargrad"}, "training generation by VarGrad needs a log density"),
         (normal, {"objective": "random_level"}, "objective: random_level needs an agent that guesses"),
         (normal, {"paths_per_sample": 300}, "paths_per_sample: expected at most 256"),
+        (
+            normal,
+            {"local_search": {"kind": "mala"}},
+            "local_search.kind: expected 'none', for data have no log density",
+        ),
+        (normal, {"path_cost": "math:fabs", "destruction_objective": "tlm"}, "path_cost: expected none"),
         (bits, {"steps": 5}, "steps: mask_one_random masks one token a step, so expected 3, got 5"),
         (bits, {"agent": {"reference": "bridge"}}, "reference: expected one of .* for tokens, got 'bridge'"),
         (bits, {"objective": "trajectory_balance"}, "training generation by TrajectoryBalance needs a log density"),
@@ -223,10 +274,17 @@ def test_random_levels_need_samples():
     assert agent.trains_levels and not build_agent(Continuous(2), scale=1.0, steps=2).trains_levels
 
 
-def test_samples_learned_by_heart_are_told():
+def test_samples_learned_by_heart_are_told_and_chance_is_not():
     found = {"bits_per_dimension": 2.5, "train_bits_per_dimension": 0.5, "train_log_likelihood": -1.0, "elbo": None}
+    found |= {"log_likelihood": -5.0, "log_likelihood_stderr": 0.1}
     (warning,) = warnings_of(found)
     assert "learned by heart" in warning and "2.5" in warning
+    assert warnings_of(found | {"log_likelihood_stderr": 1.0}) == []
+
+
+def test_what_guesses_numbers_learns_from_samples_alone():
+    with pytest.raises(InputError, match=r"agent\.reference: noise_preserving learns from samples"):
+        Trainer(get_target("gmm25"), TrainConfig.from_dict({"agent": {"reference": "noise_preserving"}}))
 
 
 # From outside ---------------------------------------------------------------------------------------------------------
@@ -250,6 +308,10 @@ def test_the_command_line_trains_on_data(tmp_path, monkeypatch, capsys):
     assert main(["evaluate", str(run), "--json", "--samples", "40"]) == 0
     assert main(["report", str(run)]) == 0
     assert "bits_per_dimension" in (run / "metrics.csv").read_text()
+    assert main(["train", "--out", "late", *few, "digits-masked"]) == 0  # a preset's name, wherever it stands
+    assert json.loads((tmp_path / "late/config.json").read_text())["target"] == "digits-tokens"
+    assert main(["train", "digits-masked", "--preset", "digits-noise"]) == 2
+    assert "'digits-masked' is a preset itself" in capsys.readouterr().err
 
 
 def test_text_is_drawn_as_lines(tmp_path, monkeypatch):

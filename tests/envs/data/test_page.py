@@ -25,7 +25,7 @@ def files(tmp_path, monkeypatch):
     """Files of one's own, as the page names them."""
     monkeypatch.chdir(tmp_path)
     numpy.save("walks.npy", numpy.random.default_rng(0).normal(size=(50, 4)))
-    Path("table.csv").write_text("a,b\n" + "".join(f"{i},{i * i}\n" for i in range(150)))
+    Path("table.csv").write_text("a,b\n" + "".join(f"{i - 75},{75 - i}\n" for i in range(150)))
     Path("poem.txt").write_text("so much depends upon a red wheel barrow " * 30)
     Path("images").mkdir()
     for shade in range(4):
