@@ -203,3 +203,13 @@ def test_arguments_that_do_not_fit(here, path, arguments, expected):
     numpy.save("a.npy", numpy.arange(5.0))
     images(here)
     assert message(path, **arguments) == expected
+
+
+def test_points_far_from_zero_or_of_unequal_size_are_told(tmp_path):
+    path = tmp_path / "body.csv"
+    path.write_text("height,weight\n" + "".join(f"{170 + i},{70 + 2 * i}\n" for i in range(10)))
+    with pytest.warns(UserWarning, match=r"body.csv: coordinates lie up to .* standard deviations from 0"):
+        load_data(path)
+    path.write_text("a,b\n" + "".join(f"{i - 5},{100 * (5 - i)}\n" for i in range(11)))
+    with pytest.warns(UserWarning, match="differ in size by a factor of 1e\\+02"):
+        load_data(path)
