@@ -49,10 +49,10 @@ def load_data(
         InputError: for a path that is none of these, or does not hold what is expected; it names the file.
 
     Example:
-        >>> _ = Path("sizes.csv").write_text("height,weight\\n1.5,60\\n1.75,80\\n1.6,70\\n")
-        >>> sizes = load_data("sizes.csv", held_out=0.3)
-        >>> sizes.name, sizes.space, len(sizes.train_rows), len(sizes.held_out)
-        ('sizes.csv', Continuous(dim=2), 2, 1)
+        >>> _ = Path("places.csv").write_text("east,north\\n-1,1\\n0,0\\n1,-1\\n")
+        >>> places = load_data("places.csv", held_out=0.3)
+        >>> places.name, places.space, len(places.train_rows), len(places.held_out)
+        ('places.csv', Continuous(dim=2), 2, 1)
         >>> load_data("weights.csv")
         Traceback (most recent call last):
         ...
