@@ -38,6 +38,7 @@ from torch.distributions import Independent, Normal
 from ..envs.errors import InputError
 from .backbone import StepIndex
 from .references.gaussian import GaussianReference
+from .references.learned_schedule import LearnedSchedule
 
 __all__ = [
     "DESTRUCTION_MEANS",
@@ -162,6 +163,7 @@ class GenerationHead(nn.Module):
         langevin: add the bounded Langevin drift; then `forward` needs the score.
         gain: let the mean have a gain.
         tables: add the per-step, per-coordinate table.
+        schedule: the destruction policy's learned schedule, whose reversal takes the reference's place.
 
     Raises:
         InputError: for an unknown variance form or a bound that is not positive and finite.
@@ -191,6 +193,7 @@ class GenerationHead(nn.Module):
         langevin: bool = False,
         gain: bool = True,
         tables: bool = True,
+        schedule: LearnedSchedule | None = None,
     ) -> None:
         super().__init__()
         if variance not in ("learned", "fixed"):
@@ -206,6 +209,7 @@ class GenerationHead(nn.Module):
         outputs = 1 + self.learned_variance + self.gain
         self.readout = Readout(width, dim, outputs, steps=reference.steps, features=features, tables=tables)
         self.langevin = nn.Parameter(torch.zeros(reference.steps, 1)) if langevin else None
+        self._schedule = (schedule,)  # which is no part of this policy, but of the other one
 
     def forward(
         self, hidden: Tensor, features: Tensor, state: Tensor, transition: StepIndex, score: Tensor | None = None
@@ -218,7 +222,8 @@ class GenerationHead(nn.Module):
             InputError: when the drift needs the score and it is not given.
         """
         raw = self.readout(hidden, features, transition)
-        variance = self.variance[transition]
+        (schedule,) = self._schedule
+        variance = (self.variance if schedule is None else schedule.generation_variance())[transition]
         std = variance.sqrt()
         drift = raw[0]
         if self.langevin is not None:
@@ -248,6 +253,7 @@ class DestructionHead(nn.Module):
         mean_bound, variance_bound: the C of the bounded forms, > 0 (and < 1 for the multiplicative variance).
         gain: let a learned mean have a gain.
         tables: add the per-step, per-coordinate table.
+        schedule: a learned schedule, which takes the reference's place; the corrections are corrections of it.
 
     Raises:
         InputError: for unknown forms and bounds out of range.
@@ -278,6 +284,7 @@ class DestructionHead(nn.Module):
         variance_bound: float = 0.9,
         gain: bool = True,
         tables: bool = True,
+        schedule: LearnedSchedule | None = None,
     ) -> None:
         super().__init__()
         if mean not in DESTRUCTION_MEANS:
@@ -297,14 +304,20 @@ class DestructionHead(nn.Module):
         self.register_buffer("variance", _column(reference.destruction_variance), persistent=False)
         self.gain = gain and self.mean_form is not None
         self.register_buffer("gain_unit", _gain_units(reference.destruction_variance), persistent=False)
+        self.schedule = schedule
         self.readout = None
-        if self.learned:
+        if self.mean_form is not None or self.variance_form is not None:
             self.readout = Readout(width, dim, 2 + self.gain, steps=reference.steps, features=features, tables=tables)
 
     @property
     def learned(self) -> bool:
-        """Whether there is any correction to learn."""
-        return self.mean_form is not None or self.variance_form is not None
+        """Whether there is anything to learn."""
+        return self.reads_state or self.schedule is not None
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether there is a correction, which reads hidden vectors and features."""
+        return self.readout is not None
 
     def forward(
         self, hidden: Tensor | None, features: Tensor | None, state: Tensor, transition: StepIndex
@@ -314,7 +327,8 @@ class DestructionHead(nn.Module):
         Hidden vectors are `[..., width]`, features `[..., dim, features]`, both of x_{k+1}; they may be None where
         nothing is learned. A deterministic step has log variance −inf.
         """
-        factor, variance = self.factor[transition], self.variance[transition]
+        factor, variance = (self.factor, self.variance) if self.schedule is None else self.schedule.destruction()
+        factor, variance = factor[transition], variance[transition]
         mean, log_variance = factor * state, variance.log()
         if self.readout is not None:
             raw = self.readout(hidden, features, transition)

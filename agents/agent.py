@@ -160,7 +160,7 @@ class Agent(Policies):
         As in `generation_step`, what a caller has is not computed again.
         """
         u = self.space.coordinates(state) if coordinates is None else coordinates
-        if not self.destruction.learned:
+        if not self.destruction.reads_state:
             return self.destruction(None, None, u, k - 1)
         features = self.features(u, score)
         hidden = self.destruction_trunk(features, k, time_embedding, context_embedding)
@@ -344,7 +344,7 @@ class Agent(Policies):
         embedding = self.backbone.context_embedding(context)  # [B, 1, width]
         generates, destroys = policies != "destruction", policies != "generation"
         hidden_generation = hidden_destruction = None
-        if self.destruction_backbone is None and self.destruction.learned:
+        if self.destruction_backbone is None and self.destruction.reads_state:
             hidden = self.backbone(features, slice(start, stop + 1), None, embedding)  # [B, T+1, width]
             hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
             if trunk == "generation":
@@ -354,7 +354,7 @@ class Agent(Policies):
         else:
             if generates:
                 hidden_generation = self.backbone(features[:, :steps], slice(start, stop), None, embedding)
-            if destroys and self.destruction.learned:
+            if destroys and self.destruction.reads_state:
                 own = self.destruction_trunk
                 hidden_destruction = own(
                     features[:, 1 + first :],

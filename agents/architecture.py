@@ -15,6 +15,7 @@ from .features import StateFeatures
 from .flow import StateFlow
 from .references.catalogue import get_reference
 from .references.gaussian import GaussianReference
+from .references.learned_schedule import LearnedSchedule
 from .time_grid import get_time_grid
 
 __all__ = ["build_agent", "log_z_network_of"]
@@ -68,6 +69,9 @@ def build_agent(
     inputs = space.dim * features.count
     contexts = 0 if context_space is None else context_space.dim
     backbone = Backbone(inputs, reference.times, config.width, config.depth, contexts)
+    if config.destruction_schedule not in ("fixed", "learned"):
+        raise InputError(f"destruction_schedule: expected 'fixed' or 'learned', got {config.destruction_schedule!r}")
+    schedule = LearnedSchedule(reference, space.dim) if config.destruction_schedule == "learned" else None
     generation = GenerationHead(
         reference,
         space.dim,
@@ -78,6 +82,7 @@ def build_agent(
         langevin=config.langevin,
         gain=config.gain,
         tables=config.tables,
+        schedule=schedule,
     )
     destruction = DestructionHead(
         reference,
@@ -90,8 +95,9 @@ def build_agent(
         variance_bound=config.destruction_variance_bound,
         gain=config.gain,
         tables=config.tables,
+        schedule=schedule,
     )
-    separate = not config.shared_backbone and destruction.learned
+    separate = not config.shared_backbone and destruction.reads_state
     destruction_backbone = Backbone(inputs, reference.times, config.width, config.depth, contexts) if separate else None
     log_z_network = None if context_space is None else log_z_network_of(contexts, config.width)
     state_flow = None

@@ -56,6 +56,9 @@ class AgentConfig:
     """Bound C of the destruction mean's correction."""
     destruction_variance_bound: float = 0.9
     """Bound C of the destruction variance's correction."""
+    destruction_schedule: str = "fixed"
+    """How much of the way each step goes, in each coordinate: fixed by the time grid, or learned together with
+    generation, whose reference follows (of the bridge only); with target networks it follows late."""
     forward_looking: bool = False
     """Let the state flow of detailed_balance and sub_trajectory_balance interpolate towards the log density of the
     state (one energy call for each state between the ends of a trajectory)."""
@@ -79,4 +82,5 @@ class AgentConfig:
             generation_variance="fixed" if name == "fixed" else "learned",
             destruction_mean="reference",
             destruction_variance="reference",
+            destruction_schedule="fixed",
         )

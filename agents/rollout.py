@@ -214,8 +214,8 @@ def rollout_destruction(
     context, conditions = agent.contexts_of(len(x), context)
     with torch.no_grad():
         visits = _Visits(agent, density, conditions, first)
-        table = agent.destruction_trunk.time_embedding() if agent.destruction.learned else None
-        embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.learned else None
+        table = agent.destruction_trunk.time_embedding() if agent.destruction.reads_state else None
+        embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.reads_state else None
         state = x
         points = torch.arange(agent.steps + 1, device=state.device)
         for k in range(agent.steps, first, -1):

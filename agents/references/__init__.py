@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "catalogue": ["REFERENCES", "get_reference"],
         "gaussian": ["GaussianReference"],
         "geometric_noise": ["geometric_noise"],
+        "learned_schedule": ["LearnedSchedule"],
         "reference": ["Reference"],
         "variance_exploding": ["variance_exploding"],
         "variance_preserving": ["variance_preserving"],
