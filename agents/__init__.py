@@ -26,6 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "point_architecture": ["build_point_agent"],
         "point_network": ["PointNetwork"],
         "policies": ["PathLogProbs", "Policies"],
+        "precision": ["MATMUL_PRECISIONS", "HiddenLinear", "set_matmul_precision"],
         "rollout": ["rollout_destruction", "rollout_generation"],
         "time_grid": ["TimeGrid"],
         "token_architecture": ["build_token_agent"],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..envs.errors import whole_number
+from .precision import HiddenLinear
 
 __all__ = ["Backbone", "StepIndex"]
 
@@ -53,8 +54,8 @@ class Backbone(nn.Module):
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [T+1, 2·TIME_FREQUENCIES]
         self.register_buffer("time_waves", waves.to(torch.get_default_dtype()), persistent=False)
         self.embed_time = nn.Sequential(nn.Linear(waves.shape[-1], width), nn.GELU(), nn.Linear(width, width))
-        self.embed_state = nn.Linear(inputs, width)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.embed_state = HiddenLinear(inputs, width)
+        self.layers = nn.ModuleList(HiddenLinear(width, width) for _ in range(depth - 1))
         self.embed_context = (
             nn.Sequential(nn.Linear(contexts, width), nn.GELU(), nn.Linear(width, width)) if contexts else None
         )

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..envs.errors import InputError, whole_number
 from ..envs.spaces import Continuous, Tokens
+from .precision import HiddenLinear
 
 __all__ = ["TokenNetwork"]
 
@@ -61,7 +62,7 @@ class TokenNetwork(nn.Module):
         self.embed_context = None
         if context_space is not None:
             self.embed_context = nn.Sequential(nn.Linear(context_space.dim, width), nn.GELU(), nn.Linear(width, width))
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.layers = nn.ModuleList(HiddenLinear(width, width) for _ in range(depth))
         self.logits = nn.Linear(width, space.length * self.outputs)
         # Their sum is of order one, however long the sequence.
         for embedding in (self.embed_symbols.weight, self.embed_step.weight):

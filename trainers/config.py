@@ -34,6 +34,7 @@ Contents = Literal["terminal", "path"]
 LocalSearchKind = Literal["none", "mala", "ebb_and_flow"]
 Schedule = Literal["cosine", "constant", "exponential"]
 Precision = Literal["float32", "float64"]
+MatmulPrecision = Literal["float32", "tf32", "bfloat16"]
 RewardPath = Literal["followed", "redrawn"]
 ResidualKind = Literal["squared", "huber", "log_cosh"]
 Sides = Literal["both", "generation", "destruction", "none"]
@@ -178,6 +179,9 @@ class TrainConfig:
     """Device: cpu, cuda, cuda:1 ..."""
     dtype: Precision = "float32"
     """Floating point type."""
+    matmul_precision: MatmulPrecision = "float32"
+    """Precision of the matrix products of the networks' hidden layers in training: float32, tf32 (of NVIDIA GPUs; on
+    others the same as float32) or bfloat16. All else, and whatever is evaluated, sampled or saved, is in dtype."""
     threads: int | None = None
     """CPU threads of torch; by default torch's own choice."""
     compile: bool = False
@@ -282,6 +286,7 @@ class TrainConfig:
                 whole_number(name, value, least=least)
         choices: dict[str, Any] = {
             "dtype": Precision,
+            "matmul_precision": MatmulPrecision,
             "replay.contents": Contents,
             "local_search.kind": LocalSearchKind,
             "reward_path": RewardPath,
@@ -293,6 +298,11 @@ class TrainConfig:
         for name, choice in choices.items():
             if self.lookup(name) not in typing.get_args(choice):
                 raise InputError(f"{name}: expected one of {list(typing.get_args(choice))}, got {self.lookup(name)!r}")
+        if self.matmul_precision != "float32" and self.dtype != "float32":
+            raise InputError(
+                f"matmul_precision: expected float32 with dtype {self.dtype}, whose products are not to be rounded, "
+                f"got {self.matmul_precision!r}"
+            )
         if self.seed >= SEEDS:
             raise InputError(f"seed: expected a whole number below 2^63, got {self.seed!r}")
         if self.threads is not None and self.threads < 1:

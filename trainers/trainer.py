@@ -5,6 +5,7 @@
 Everything observable (progress, logging, checkpoints, the NaN guard) is a callback.
 """
 
+import copy
 import dataclasses
 import math
 import time
@@ -21,6 +22,7 @@ from ..agents.compilation import check_compiler
 from ..agents.exploration import Exploration
 from ..agents.point_architecture import build_point_agent
 from ..agents.policies import Policies
+from ..agents.precision import set_matmul_precision
 from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES
 from ..agents.token_architecture import build_token_agent
 from ..buffers.anchors import Anchors
@@ -138,15 +140,22 @@ class Trainer:
             raise InputError(f"steps: expected {self.agent.steps} as the given agent has, got {config.steps}")
         self.agent.to(self.device, self.dtype)
         ranks.copy_from_main(self.agent.state_dict().values())
-        for name in ("compile", "chunk"):
-            if getattr(config, name) and not isinstance(self.agent, Agent):
-                raise InputError(f"{name}: expected an agent with Gaussian steps, got one that guesses the sample")
+        for name, off in (("compile", False), ("chunk", None)):
+            value = getattr(config, name)
+            if value != off and not isinstance(self.agent, Agent):
+                raise InputError(
+                    f"{name}: expected {off} for a {type(self.agent).__name__}, which guesses the sample (it is for "
+                    f"agents with Gaussian steps), got {value!r}"
+                )
         if config.compile:
             check_compiler()
         self.agent.chunk = config.chunk
         decay = config.average_decay
+        set_matmul_precision(self.agent, "float32")
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
-        self.agent.compiled = config.compile  # and the averaged one, which is evaluated at any size, is not
+        # Not of the averaged one: it is evaluated at any size, and exactly.
+        self.agent.compiled = config.compile
+        set_matmul_precision(self.agent, config.matmul_precision)
         self.objective: JointLoss | RandomLevel
         if generation is None:
             target.require_sample("objective random_level")
@@ -235,8 +244,17 @@ class Trainer:
 
     @property
     def evaluated_agent(self) -> Policies:
-        """The agent to judge and to sample from: the averaged one, or the last where nothing is averaged."""
-        return self.agent if self.averaged is None else cast(Policies, self.averaged.module)
+        """The agent to judge and to sample from: the averaged one, or the last where nothing is averaged.
+
+        Its matrix products are in full precision; where those of the last one are not, it is a copy as of now.
+        """
+        if self.averaged is not None:
+            return cast(Policies, self.averaged.module)
+        if self.config.matmul_precision == "float32":
+            return self.agent
+        exact = copy.deepcopy(self.agent)
+        set_matmul_precision(exact, "float32")
+        return exact
 
     @property
     def replay(self) -> Replay:
