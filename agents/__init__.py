@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "backbone": ["Backbone"],
         "bridge_agent": ["BridgeAgent"],
         "bridge_architecture": ["BRIDGE", "build_bridge_agent"],
-        "compilation": ["check_compiler", "compiled"],
+        "compilation": ["begin_graphs", "check_compiler", "compiled"],
         "config": ["AgentConfig"],
         "decoding": ["decode"],
         "denoising_agent": ["DenoisingAgent"],

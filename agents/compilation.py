@@ -11,6 +11,13 @@ and a product and a sum, which are fused with their surroundings. On a GPU nothi
 
 Modules are not wrapped: what is compiled is a function that is given the module, so parameters keep their names, and
 one compiled function serves every module of that architecture.
+
+On a GPU what is compiled can be captured as CUDA graphs, by inductor: all kernels of a call, or of its backward, are
+then launched at once. A graph writes where it wrote when it was captured, so that a call writes over what the one
+before it gave. Which calls belong together is said, not guessed: what they give is there until the next
+`begin_graphs()`. So a step of a rollout is on its own, and its result copied; the passes of a loss and its backward are
+together. The other way, `tensordict.nn.CudaGraphModule`, captures whole functions that detach what they return: that of
+a training step would have the optimisers, and the numbers that change from one iteration to the next, frozen in it.
 """
 
 import functools
@@ -22,7 +29,7 @@ from torch import Tensor
 
 from ..envs.errors import InputError
 
-__all__ = ["check_compiler", "compiled"]
+__all__ = ["begin_graphs", "check_compiler", "compiled"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,13 +38,15 @@ _NARROW = 4  # a batched product with a side of at most so many numbers is a pro
 
 
 @functools.cache
-def compiled(function: Callable[P, R], *, dynamic: bool | None = None) -> Callable[P, R]:
+def compiled(function: Callable[P, R], *, dynamic: bool | None = None, cuda_graphs: bool = False) -> Callable[P, R]:
     """The compiled `function` of tensors and modules: the same one whenever it is asked for.
 
     Args:
         function: pure, of tensors and modules; not a method of an instance, which would be compiled for each anew.
         dynamic: as in `torch.compile`: True where sizes change from call to call; by default they are taken as they
             are at first, and as variable once they have changed.
+        cuda_graphs: capture it as CUDA graphs, of which `begin_graphs` says when they may be replayed (module
+            docstring). Of tensors on a CPU nothing is captured.
 
     Example:
         >>> def double(x: Tensor) -> Tensor:
@@ -45,7 +54,19 @@ def compiled(function: Callable[P, R], *, dynamic: bool | None = None) -> Callab
         >>> compiled(double) is compiled(double)
         True
     """
-    return cast(Callable[P, R], torch.compile(function, dynamic=dynamic, options=_options()))
+    options = _options() | ({"triton.cudagraphs": True} if cuda_graphs else {})
+    return cast(Callable[P, R], torch.compile(function, dynamic=dynamic, options=options))
+
+
+def begin_graphs() -> None:
+    """From here on what functions captured as CUDA graphs have returned, and their gradients, may be written over.
+
+    Example:
+        >>> begin_graphs()
+        >>> compiled(torch.square, cuda_graphs=True) is compiled(torch.square, cuda_graphs=True)
+        True
+    """
+    torch.compiler.cudagraph_mark_step_begin()
 
 
 @functools.cache
@@ -66,7 +87,7 @@ def check_compiler() -> None:
 
 
 @functools.cache
-def _options() -> Any:
+def _options() -> dict[str, Any]:
     from torch._inductor.custom_graph_pass import CustomGraphPass  # here, for it takes a second
 
     aten = torch.ops.aten

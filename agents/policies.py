@@ -64,6 +64,7 @@ class Policies(nn.Module, ABC):
         flow: the state flow, or None.
         needs_score: whether a policy reads the gradient of the log density.
         compiled: whether the steps of rollouts without gradient are compiled (`compiled`); False at first.
+        cuda_graphs: whether those that are compiled are captured as CUDA graphs, too, on a GPU; False at first.
         chunk: how many steps of stored trajectories pass through the networks at once, which are then evaluated again
             in the backward pass; None, at first, for all. Bounds the memory of a loss, for about a forward pass more.
     """
@@ -79,6 +80,7 @@ class Policies(nn.Module, ABC):
     flow: StateFlow | None
     needs_score: bool
     compiled: bool = False
+    cuda_graphs: bool = False
     chunk: int | None = None
 
     _given: Tensor | None = None

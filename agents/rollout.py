@@ -4,6 +4,7 @@ Sampling is gradient-free unless asked otherwise; losses re-evaluate the stored 
 differentiable path carries no second derivatives of the density.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ..envs.errors import InputError
-from .compilation import compiled
+from .compilation import begin_graphs, compiled
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -136,6 +137,19 @@ def destroy_step(
     return agent.space.transition(state, action, k)
 
 
+def _compiled_step(agent: "Agent", function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """One of the steps above, compiled as the agent says; what it returns stays as it is."""
+    step = compiled(function, dynamic=True, cuda_graphs=agent.cuda_graphs)
+    if not agent.cuda_graphs:
+        return step
+
+    def replayed(*args: Any) -> Tensor:
+        begin_graphs()  # one graph for all steps of a rollout: its result is written over by the next
+        return step(*args).clone()
+
+    return replayed
+
+
 def rollout_generation(
     agent: "Agent",
     n: int,
@@ -171,7 +185,9 @@ def rollout_generation(
         widened = None if (scale, added, drift) == (1.0, 0.0, 0.0) else (scale, added, drift)
         # As tensors, for what is compiled would be compiled anew for other numbers, and for none.
         points = torch.arange(agent.steps, device=state.device)
-        widening = state.new_tensor((scale, added, drift)) if agent.compiled else None
+        # Filled in on the device: to copy them there would wait for it.
+        numbers = (scale, added, drift)
+        widening = torch.cat([state.new_full((1,), number) for number in numbers]) if agent.compiled else None
         for k in range(first, agent.steps):
             score = visits.add(state)
             slope = None
@@ -181,7 +197,7 @@ def rollout_generation(
                     slope = agent.space.score(state, density.value_and_score(state, *conditions)[1])
             noise = torch.randn_like(state)
             if agent.compiled and not differentiable:
-                step = compiled(generate_step, dynamic=True)
+                step = _compiled_step(agent, generate_step)
                 state = step(agent, state, points[k : k + 1], score, table, embedding, noise, widening, slope)
             else:
                 state = generate_step(
@@ -224,7 +240,7 @@ def rollout_destruction(
                 log_reward = density(state, *conditions) if visits.value is None else visits.value
             noise = torch.randn_like(state)
             if agent.compiled:
-                step = compiled(destroy_step, dynamic=True)
+                step = _compiled_step(agent, destroy_step)
                 state = step(agent, state, points[k : k + 1], score, table, embedding, noise)
             else:
                 state = destroy_step(agent, state, k, score, table, embedding, noise)

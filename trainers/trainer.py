@@ -154,7 +154,7 @@ class Trainer:
         set_matmul_precision(self.agent, "float32")
         self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
         # Not of the averaged one: it is evaluated at any size, and exactly.
-        self.agent.compiled = config.compile
+        self.agent.compiled, self.agent.cuda_graphs = config.compile, config.cuda_graphs
         set_matmul_precision(self.agent, config.matmul_precision)
         self.objective: JointLoss | RandomLevel
         if generation is None:
@@ -170,6 +170,7 @@ class Trainer:
                 residual=config.residual,
                 residual_bound=float("inf") if config.residual_bound is None else config.residual_bound,
                 compile=config.compile,
+                cuda_graphs=config.cuda_graphs,
                 ranks=ranks,
             )
         self.target_update = (

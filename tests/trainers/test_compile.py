@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.utils._pytree import tree_leaves
 
 from ebbflow.agents import compilation
 from ebbflow.agents.compilation import compiled
@@ -32,8 +33,40 @@ def captured(monkeypatch):
     monkeypatch.setattr(torch, "compile", compile)
 
 
-def train(config, iterations=4):
+@pytest.fixture
+def overwritten(monkeypatch):
+    """Nothing is compiled, but what a call has returned is filled with NaN as soon as CUDA graphs may write over it."""
+    found = {"alive": [], "gradients": [], "lost": 0}
+
+    def compile(function, *, dynamic=None, options=None):
+        assert options["triton.cudagraphs"]
+
+        def run(*args):
+            given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)}
+            result = function(*args)
+            storages = [leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+            found["alive"] += [storage for storage in storages if storage.data_ptr() not in given]
+            return result
+
+        return run
+
+    def begin():
+        gradients = [p.grad.untyped_storage() for p in found["gradients"] if p.grad is not None]
+        for storage in (*found["alive"], *gradients):
+            storage.fill_(255)  # each byte: NaN in any floating point type
+            found["lost"] += 1
+        found["alive"].clear()
+
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", begin)
+    monkeypatch.setattr("ebbflow.trainers.trainer.check_compiler", lambda: None)
+    return found
+
+
+def train(config, iterations=4, watch=None):
     trainer = Trainer(get_target(config.target), config)
+    if watch is not None:
+        watch["gradients"] += trainer.agent.parameters()
     losses = []
     for done in range(iterations):
         trainer.train(done)
@@ -42,10 +75,10 @@ def train(config, iterations=4):
     return trainer, losses
 
 
-def assert_alike(tiny, tolerance, iterations=3, **changes):
+def assert_alike(tiny, tolerance, iterations=3, cuda_graphs=False, watch=None, **changes):
     eager, expected = train(tiny(**changes), iterations)
-    with no_breaks():
-        trainer, losses = train(tiny(compile=True, **changes), iterations)
+    with no_breaks() if watch is None else contextlib.nullcontext():
+        trainer, losses = train(tiny(compile=True, cuda_graphs=cuda_graphs, **changes), iterations, watch)
     for one, other in zip(losses, expected, strict=True):
         for key in one.keys():  # noqa: SIM118 (not a dict)
             torch.testing.assert_close(one[key], other[key], rtol=tolerance, atol=tolerance)
@@ -87,6 +120,39 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_capture_changes_nothing(tiny, captured, case):
     assert_alike(tiny, 1e-9, dtype="float64", **CASES[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_is_read_that_a_cuda_graph_has_written_over(tiny, overwritten, case):
+    """Rows moved by the policies, too, which are generated between two losses."""
+    search = {"kind": "ebb_and_flow", "every": 1, "states": 8, "moves": 2} if case != "followed paths" else {}
+    changes = {**CASES[case], "local_search": search} if CASES[case].get("target") is None else CASES[case]
+    assert_alike(tiny, 1e-9, dtype="float64", cuda_graphs=True, watch=overwritten, **changes)
+    assert overwritten["lost"] > 30
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_cuda_graphs_train_the_same_to_rounding(tiny, precision):
+    """In float32 to its rounding; else to that of the products, which decide whether a gradient is large."""
+    tolerance = 1e-3 if precision == "float32" else 2e-2
+    changes = {"device": "cuda", "matmul_precision": precision}
+    assert_alike(tiny, tolerance, iterations=6, cuda_graphs=True, **changes)
+
+
+def test_on_a_cpu_nothing_is_captured(tiny):
+    function = compiled(kernels_of_a_row, cuda_graphs=True)
+    kept = [function(torch.full((2,), float(i))) for i in range(3)]
+    assert torch.stack(kept).tolist() == [[0.0, 0.0], [2.0, 2.0], [4.0, 4.0]]
+
+
+def kernels_of_a_row(x):
+    return 2.0 * x
+
+
+def test_cuda_graphs_are_of_what_is_compiled(tiny):
+    with pytest.raises(InputError, match=r"^cuda_graphs: expected False without compile"):
+        tiny(cuda_graphs=True)
 
 
 def test_compiled_training_is_the_same_to_rounding(tiny):

@@ -21,7 +21,7 @@ from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from ...agents.compilation import compiled
+from ...agents.compilation import begin_graphs, compiled
 from ...agents.policies import PathLogProbs, Policies
 from ...buffers.context_groups import context_keys
 from ...envs.errors import InputError
@@ -52,6 +52,8 @@ class JointLoss(LossModule):
         residual: how residuals are counted, a key of `RESIDUALS`.
         residual_bound: their scale in nats; infinite for the plain squares. An attribute that may be changed later.
         compile: compile the passes of the networks, and their backward (`ebbflow.agents.compiled`).
+        cuda_graphs: capture what is compiled as CUDA graphs, too, on a GPU; gradients are then written over by the next
+            loss or rollout.
         ranks: processes whose rows a loss is of; each is given its own, and the gradients of all are to be summed.
 
     Attributes:
@@ -104,6 +106,7 @@ class JointLoss(LossModule):
         residual: str = "huber",
         residual_bound: float = math.inf,
         compile: bool = False,
+        cuda_graphs: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
@@ -126,6 +129,7 @@ class JointLoss(LossModule):
         self.residual_bound = float(residual_bound)
         self.trunk = trunk
         self.compiled = compile
+        self.cuda_graphs = cuda_graphs
         self.target_networks = target_networks if agent.destruction.learned else "none"
         self.use_targets = self.target_networks != "none"
         self.needs_flow = any(objective.needs_flow for objective in self.objectives.values())
@@ -142,6 +146,8 @@ class JointLoss(LossModule):
         """Losses of a batch of trajectories (class docstring)."""
         paths = tensordict.detach()  # only an objective that follows paths sees their graph
         read = _read(paths) if self.compiled else paths
+        if self.cuda_graphs:
+            begin_graphs()
         with self.agent_params.to_module(self.agent):
             log_z = self.agent.log_z_given(paths.get("context", None))
             # There is nothing to learn in coordinates and features: computed once for all passes.
@@ -184,7 +190,7 @@ class JointLoss(LossModule):
         return TensorDict({**losses, "log_ratio": log_ratio}, batch_size=[])
 
     def _pass(self, function: Callable[P, R]) -> Callable[P, R]:
-        return compiled(function) if self.compiled else function
+        return compiled(function, cuda_graphs=self.cuda_graphs) if self.compiled else function
 
     def _groups(self, paths: TensorDictBase) -> Tensor | None:
         """Which rows are compared with each other: those of a sample, which one rank has, or of a context."""
