@@ -1,9 +1,12 @@
 """What an agent and its training cost on this machine: iterations, samples and energies a second, and peak memory.
 
-Nothing is learned for it: an untrained agent does the same work. The batch is that of the recipe, half of it from
-replay and anchors, of which the replay is full, as it is for most of a training; the search that finds anchors is
-short, and the time grid is not searched for. All rates are by the clock, measured in rounds, in turns, after a warm-up;
-`processor_share` tells whether the process had a processor to itself: on a busy machine rates are too low.
+Nothing is learned for it: an untrained agent does the same work. Of a density, the batch is that of the recipe, half of
+it from replay and anchors, of which the replay is full, as it is for most of a training; the search that finds anchors
+is short, and the time grid is not searched for. Of data, batches are what the trainer makes of them; there are no
+energies then, and of tokens with a density no gradients: such rates are None, and counts of calls 0. Samples are those
+of the agent that is evaluated: in full precision, and as a rule not compiled. All rates are by the clock, measured in
+rounds, in turns, after a warm-up; `processor_share` tells whether the process had a processor to itself: on a busy
+machine rates are too low.
 """
 
 import math
@@ -20,11 +23,11 @@ from typing import Any
 
 import torch
 
-from ..agents.config import AgentConfig
 from ..envs.errors import InputError, whole_number
 from ..envs.registry import get_target
 from ..envs.spaces import Tokens
-from .config import AnchorConfig, TrainConfig
+from .bench_results import RATES
+from .config import MatmulPrecision, TrainConfig, list_presets, load_preset
 from .trainer import Trainer, device_of
 
 __all__ = ["Effort", "measure"]
@@ -63,26 +66,32 @@ def measure(
     *,
     dim: int | None = None,
     scale: float | None = None,
-    steps: int = 5,
-    batch_size: int = 256,
-    width: int = 128,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    width: int | None = None,
     variant: str = "adaptive",
     device: str = "cpu",
     threads: int | None = None,
+    compile: bool = False,
+    cuda_graphs: bool = False,
+    chunk: int | None = None,
+    matmul_precision: MatmulPrecision = "float32",
     seed: int = 0,
     effort: Effort | None = None,
 ) -> dict[str, Any]:
     """Measure one setting.
 
     Args:
-        target: name of the target; see `ebbflow targets`.
+        target: name of a density or of data, see `ebbflow targets`; or of a preset, for its target and its settings.
         dim, scale: as in `TrainConfig`.
-        steps: T.
-        batch_size: trajectories per iteration, samples drawn at a time, and states in one call of the density.
-        width: width of the backbone.
+        steps: T; by default that of the preset, or what suits the target.
+        batch_size: trajectories per iteration, samples drawn at a time, and states in one call of the density; by
+            default that of the preset, or 256.
+        width: width of the backbone; by default that of the preset, or 128.
         variant: adaptive, generation or fixed; see `AgentConfig.variant`.
         device: cpu, cuda, cuda:1 ...
-        threads: CPU threads of torch; None for torch's own choice.
+        threads: CPU threads of torch; None for the preset's, or torch's own choice.
+        compile, cuda_graphs, chunk, matmul_precision: as in `TrainConfig`; of iterations.
         seed: of all random numbers.
         effort: how long to measure.
 
@@ -90,7 +99,8 @@ def measure(
         The result, as plain values for JSON; see `bench_results`.
 
     Raises:
-        InputError: for settings out of range, a target that cannot be had, and whatever its density raises.
+        InputError: for settings out of range or that do not fit the target, a target that cannot be had, and whatever
+            its density raises.
 
     Example:
         >>> result = measure("gmm25", batch_size=8, width=8, threads=1, effort=Effort(rounds=2, seconds=0.01))
@@ -103,30 +113,32 @@ def measure(
     if not target:
         raise InputError("target: expected a name, plugin or package.module:attribute; see: ebbflow targets")
     effort = effort or Effort()
-    config = TrainConfig(
-        target=target,
-        dim=dim,
-        scale=scale,
-        steps=steps,
+    base = load_preset(target) if target in list_presets() else TrainConfig(target=target)
+    given = {"steps": steps, "batch_size": batch_size, "threads": threads, "dim": dim, "scale": scale}
+    base = replace(base, **{name: value for name, value in given.items() if value is not None})
+    power = 2.0 if base.agent.time_grid_power is None else base.agent.time_grid_power
+    config = replace(
+        base,
         iterations=ITERATIONS,
-        batch_size=batch_size,
-        contexts_per_batch=max(1, min(32, batch_size // 2)),
+        contexts_per_batch=max(1, min(base.contexts_per_batch, base.batch_size // 2)),
         seed=seed,
         device=device,
-        threads=threads,
-        agent=replace(AgentConfig(width=width), time_grid_power=2.0).variant(variant),
-        anchors=AnchorConfig(count=1000, temperatures=5, moves=1, final_moves=0),
+        compile=compile,
+        cuda_graphs=cuda_graphs,
+        chunk=chunk,
+        matmul_precision=matmul_precision,
+        agent=replace(base.agent, width=base.agent.width if width is None else width, time_grid_power=power).variant(
+            variant
+        ),
+        anchors=replace(base.anchors, count=1000, temperatures=5, moves=1, final_moves=0),
     )
     where = device_of(config)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    density = get_target(target, dim=dim, scale=scale)
-    density.require_log_prob("bench")
-    if isinstance(density.space, Tokens):
-        raise InputError(f"target: expected a density of numbers, got {target!r}, one of tokens")
-    trainer = Trainer(density, config)
+    trainer = Trainer(get_target(config.target, dim=config.dim, scale=config.scale), config)
     trainer.prepare()
-    _fill(trainer)
+    if trainer.data is None and config.replay.share > 0:
+        _fill(trainer)
     trainer.train(effort.warmup)
     before = trainer.energy_calls, trainer.gradient_calls
     trainer.train(trainer.iteration + 1)
@@ -135,7 +147,7 @@ def measure(
     rates = _rates(_works(trainer), effort, where)
     share = (time.process_time() - processor) / (time.perf_counter() - wall)
     return {
-        "settings": {**config.to_dict(), "variant": variant, **asdict(effort)},
+        "settings": {**trainer.config.to_dict(), "variant": variant, **asdict(effort)},
         "versions": {"ebbflow": _version(), "torch": torch.__version__, "python": platform.python_version()},
         "machine": {
             "device": _name_of(where),
@@ -144,7 +156,7 @@ def measure(
             "platform": platform.platform(),
         },
         "results": {
-            **{name: _summary(values) for name, values in rates.items()},
+            **{name: _summary(rates[name]) if name in rates else None for name in RATES},
             "energy_calls_per_iteration": calls[0],
             "gradient_calls_per_iteration": calls[1],
             "peak_memory_bytes": _peak_memory(where),
@@ -165,27 +177,31 @@ def _fill(trainer: Trainer) -> None:
 
 
 def _works(trainer: Trainer) -> dict[str, Work]:
-    """What is timed, by the name of its rate, and how much of it one call does."""
+    """What is timed, by the name of its rate, and how much of it one call does; what there is none of is left out."""
     target, n = trainer.target, trainer.config.batch_size
     agent = trainer.evaluated_agent
-    context = trainer.new_paths.contexts(n)
+    if target.has_log_prob:
+        context = trainer.new_paths.contexts(n)
+    else:
+        context = target.sample_context(n) if target.is_conditional else None
+    density = target if agent.needs_score else None  # samples alone cost no energy calls
+    works: dict[str, Work] = {
+        "iterations_per_second": (lambda: trainer.train(trainer.iteration + 1), 1),
+        "samples_per_second": (lambda: agent.generate(n, density, context=context), n),
+    }
+    if not target.has_log_prob:
+        return works
     with torch.no_grad():
         states = agent.generate(n, target, context=context)["state"][:, -1]
-    density = target if agent.needs_score else None  # samples alone cost no energy calls
-
-    def train() -> None:
-        trainer.train(trainer.iteration + 1)
 
     def energies() -> None:
         with torch.no_grad():
             target(states, context)
 
-    return {
-        "iterations_per_second": (train, 1),
-        "samples_per_second": (lambda: agent.generate(n, density, context=context), n),
-        "energy_calls_per_second": (energies, n),
-        "gradient_calls_per_second": (lambda: target.value_and_score(states, context), n),
-    }
+    works["energy_calls_per_second"] = (energies, n)
+    if not isinstance(target.space, Tokens):
+        works["gradient_calls_per_second"] = (lambda: target.value_and_score(states, context), n)
+    return works
 
 
 def _rates(works: Mapping[str, Work], effort: Effort, device: torch.device) -> dict[str, list[float]]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..envs.errors import InputError
-from .config import SEEDS, TrainConfig, describe_presets, list_presets, load_preset
+from .config import SEEDS, MatmulPrecision, TrainConfig, describe_presets, list_presets, load_preset
 
 __all__ = ["main"]
 
@@ -222,7 +222,7 @@ class Bench(_Command):
     """Measure iterations, samples and energies a second and peak memory, or compare two such results."""
 
     target: tyro.conf.Positional[str | None] = None
-    """What to sample: a name (see `ebbflow targets`), a plugin, or package.module:attribute; a density of numbers."""
+    """What to sample or to learn from, as for `ebbflow train`: a density, data, or a preset."""
     compare: Annotated[tuple[Path, Path] | None, tyro.conf.arg(metavar="A.json B.json")] = None
     """Instead of measuring: tabulate two saved results side by side, with the ratios B / A and what differs."""
     out: Path | None = None
@@ -233,18 +233,27 @@ class Bench(_Command):
     """Dimension, where the target does not fix it."""
     scale: float | None = None
     """Typical length of the target, where the default does not suit."""
-    steps: int = 5
-    """Number of generation steps T."""
-    batch_size: int = 256
-    """Trajectories per iteration, samples drawn at a time, and states in one call of the density."""
-    width: int = 128
-    """Width of the backbone."""
+    steps: int | None = None
+    """Number of generation steps T; by default the preset's, or what suits the target."""
+    batch_size: int | None = None
+    """Trajectories per iteration, samples drawn at a time, and states in one call of the density; by default the
+    preset's, or 256."""
+    width: int | None = None
+    """Width of the backbone; by default the preset's, or 128."""
     variant: str = "adaptive"
     """What is learned: adaptive (both policies), generation (its variance too), or fixed (its mean alone)."""
     device: str = "cpu"
     """Device: cpu, cuda, cuda:1 ..."""
     threads: int | None = None
-    """CPU threads of torch; by default torch's own choice."""
+    """CPU threads of torch; by default the preset's, or torch's own choice."""
+    compile: _Switch = False
+    """Compile iterations, as `ebbflow train` does."""
+    cuda_graphs: _Switch = False
+    """Capture what is compiled as CUDA graphs."""
+    chunk: int | None = None
+    """Steps of a trajectory that pass through the networks at once in a loss."""
+    matmul_precision: MatmulPrecision = "float32"
+    """Precision of the matrix products of iterations."""
     seed: int = 0
     """Seed of all random numbers."""
     rounds: int = 5
@@ -287,6 +296,10 @@ class Bench(_Command):
             variant=self.variant,
             device=self.device,
             threads=self.threads,
+            compile=self.compile,
+            cuda_graphs=self.cuda_graphs,
+            chunk=self.chunk,
+            matmul_precision=self.matmul_precision,
             seed=self.seed,
             effort=Effort(self.rounds, self.seconds, self.warmup),
         )

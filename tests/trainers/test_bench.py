@@ -4,11 +4,12 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
-from ebbflow.envs import InputError, get_target
+from ebbflow.envs import Continuous, InputError, Target, get_target
 from ebbflow.trainers import bench
 from ebbflow.trainers.bench import Effort, measure
 from ebbflow.trainers.bench_results import COUNTS, RATES, compare_results, load_result
@@ -84,6 +85,73 @@ def test_other_targets_and_variants(name):
     assert all(found["results"][rate]["median"] > 0 for rate in RATES)
 
 
+NO_ENERGIES = ("energy_calls_per_second", "gradient_calls_per_second")
+DATA = {  # number of steps and what is learned from, where nothing is said of them
+    "two-moons": (5, "maximum_likelihood", NO_ENERGIES),
+    "digits-binary": (64, "random_level", NO_ENERGIES),
+    "digits-autoregressive": (64, "random_level", NO_ENERGIES),
+    "potts": (6, "vargrad", NO_ENERGIES[1:]),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_and_tokens(name):
+    found = measure(name, batch_size=8, width=4, effort=Effort(1, 0.01, 1))
+    steps, objective, without = DATA[name]
+    assert (found["settings"]["steps"], found["settings"]["objective"]) == (steps, objective)
+    for rate in RATES:
+        assert found["results"][rate] is None if rate in without else found["results"][rate]["median"] > 0
+    assert found["results"]["energy_calls_per_iteration"] == (4 if name == "potts" else 0)
+    assert found["results"]["gradient_calls_per_iteration"] == 0
+    json.dumps(found, allow_nan=False)
+
+
+class Pairs(Target):
+    """Points at contexts, without a density."""
+
+    def __init__(self):
+        super().__init__(Continuous(2))
+        self.context_space = Continuous(1)
+
+    def sample_context(self, n):
+        return torch.rand(n, 1)
+
+    def sample(self, n, context):
+        return context + torch.randn(n, 2)
+
+
+def test_contexts_of_data(densities):
+    densities.mine = Pairs
+    found = measure("densities:mine", batch_size=8, width=4, effort=Effort(1, 0.01, 1))
+    assert found["results"]["samples_per_second"]["median"] > 0
+
+
+def test_a_preset_is_its_target_and_its_settings():
+    preset = measure("digits-autoregressive", batch_size=4, effort=Effort(1, 0.01, 1))["settings"]
+    assert (preset["target"], preset["agent"]["reference"], preset["agent"]["width"]) == (
+        "digits-tokens",
+        "mask_last",
+        256,
+    )
+    assert preset["threads"] == 1 and preset["batch_size"] == 4
+
+
+def test_settings_of_iterations(monkeypatch):
+    """They reach the trainer; what they do there is tested elsewhere."""
+    seen = []
+    plain = Trainer.__init__
+
+    def record(trainer, target, config, *args, **kwargs):
+        seen.append(config)
+        plain(trainer, target, replace(config, compile=False, cuda_graphs=False), *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "__init__", record)
+    given = {"compile": True, "cuda_graphs": True, "chunk": 1, "matmul_precision": "bfloat16"}
+    result = measure("gmm25", batch_size=8, width=4, steps=2, effort=Effort(1, 0.01, 1), **given)
+    assert {name: getattr(seen[0], name) for name in given} == given
+    assert result["settings"]["matmul_precision"] == "bfloat16" and result["settings"]["chunk"] == 1
+
+
 def test_a_density_without_gradient_is_refused(densities):
     densities.mine = lambda x: (-0.5 * x.square().sum(-1)).detach()
     with pytest.raises(InputError, match="not differentiable"):
@@ -122,6 +190,10 @@ MISTAKES = {
     "gmm25 --rounds 0": "rounds: expected a whole number >= 1, got 0",
     "gmm25 --warmup 0": "warmup: expected a whole number >= 1, got 0",
     "gmm25 --seconds 0": "seconds: expected a finite number > 0, got 0.0",
+    "gmm25 --cuda-graphs": "cuda_graphs: expected False without compile",
+    "digits-binary --compile": "compile: expected False for a DenoisingAgent",
+    "digits-binary --chunk 2": "chunk: expected None for a DenoisingAgent",
+    "digits-binary --steps 3": "steps: ",
     "gmm25 --out bench.txt": "out: expected a file name ending in .json, got 'bench.txt'",
     "gmm25 --compare a.json b.json": "compare: expected neither a target nor an out beside it",
     "--compare a.json b.json": "compare: expected a file that `ebbflow bench --out` has written, got 'a.json' (No such",
@@ -159,6 +231,18 @@ def test_a_comparison_as_json(files, ebbflow):
     found = json.loads(ebbflow("bench", "--compare", "a.json", "b.json", "--json").out)
     assert found["ratios"]["samples_per_second"]["ratio"] == pytest.approx(2.0)
     assert found["differing"]["settings.steps"] == [3, 2]
+
+
+def test_data_beside_a_density(result, files, ebbflow):
+    data = measure("two-moons", batch_size=8, width=4, effort=Effort(1, 0.01, 1))
+    (files / "b.json").write_text(json.dumps(data))
+    assert load_result(files / "b.json")["results"] == data["results"]
+    ratios, differing = compare_results(result, data)
+    assert ratios["samples_per_second"].ratio > 0 and ratios["energy_calls_per_second"].after is None
+    assert ratios["energy_calls_per_iteration"].ratio == 0.0
+    assert differing["settings.objective"] == ("vargrad", "maximum_likelihood")
+    found = ebbflow("bench", "--compare", "a.json", "b.json")
+    assert found.code == 0 and "energy calls/s" in found.out
 
 
 def test_what_was_not_measured_has_no_ratio(result):
