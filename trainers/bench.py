@@ -114,7 +114,7 @@ def measure(
         raise InputError("target: expected a name, plugin or package.module:attribute; see: ebbflow targets")
     effort = effort or Effort()
     base = load_preset(target) if target in list_presets() else TrainConfig(target=target)
-    given = {"steps": steps, "batch_size": batch_size, "threads": threads, "dim": dim, "scale": scale}
+    given: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "threads": threads, "dim": dim, "scale": scale}
     base = replace(base, **{name: value for name, value in given.items() if value is not None})
     power = 2.0 if base.agent.time_grid_power is None else base.agent.time_grid_power
     config = replace(
