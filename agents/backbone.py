@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)  # [T+1, 2·TIME_FREQUENCIES]
         self.register_buffer("time_waves", waves.to(torch.get_default_dtype()), persistent=False)
         self.embed_time = nn.Sequential(nn.Linear(waves.shape[-1], width), nn.GELU(), nn.Linear(width, width))
-        self.embed_state = HiddenLinear(inputs, width)
+        self.embed_state = nn.Linear(inputs, width)
         self.layers = nn.ModuleList(HiddenLinear(width, width) for _ in range(depth - 1))
         self.embed_context = (
             nn.Sequential(nn.Linear(contexts, width), nn.GELU(), nn.Linear(width, width)) if contexts else None

@@ -5,9 +5,10 @@
                single precision; on any other device the same as float32
     bfloat16   factors and results rounded to 7 bits of mantissa, sums in single precision; on any device
 
-Features, what heads make of hidden vectors, means, variances and log densities stay as they are: a head that starts at
-zero is the reference bit for bit, whatever reaches it. A layer rounds in rollouts as in losses and in the backward pass
-as in the forward one, so that a path is judged by the function that drew it, to the rounding of sums.
+Features and the layer that reads them, what heads make of hidden vectors, means, variances and log densities stay as
+they are: where a state is, is not rounded, and a head that starts at zero is the reference bit for bit. A layer rounds
+in rollouts as in losses and in the backward pass as in the forward one, so that a path is judged by the function that
+drew it, to the rounding of sums.
 
 torch has one switch for tf32, of the whole process. It is turned for the duration of the call of each product, in the
 backward pass too, and then put back as it was found: a density of the user's own, in the same training, never sees it.
@@ -27,7 +28,7 @@ MATMUL_PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 class HiddenLinear(nn.Linear):
-    """A linear layer of a network's trunk, whose matrix products may be less precise than its inputs and outputs.
+    """A linear layer of hidden vectors, whose matrix products may be less precise than its inputs and outputs.
 
     Attributes:
         matmul_precision: one of `MATMUL_PRECISIONS`; float32 at first. It is no part of the state that is saved.
@@ -76,8 +77,8 @@ def set_matmul_precision(module: nn.Module, precision: str) -> None:
     layers = [layer for layer in module.modules() if isinstance(layer, HiddenLinear)]
     if precision != "float32" and not layers:
         raise InputError(
-            "matmul_precision: expected float32 for an agent whose networks have no hidden layers that could be "
-            f"switched (HiddenLinear), got {precision!r}"
+            "matmul_precision: expected float32 for an agent whose networks have no products of hidden vectors "
+            f"(HiddenLinear; a backbone of depth 1 has none), got {precision!r}"
         )
     if precision != "float32" and any(layer.weight.dtype != torch.float32 for layer in layers):
         raise InputError(f"matmul_precision: expected float32 with networks of another dtype, got {precision!r}")

@@ -180,8 +180,9 @@ class TrainConfig:
     dtype: Precision = "float32"
     """Floating point type."""
     matmul_precision: MatmulPrecision = "float32"
-    """Precision of the matrix products of the networks' hidden layers in training: float32, tf32 (of NVIDIA GPUs; on
-    others the same as float32) or bfloat16. All else, and whatever is evaluated, sampled or saved, is in dtype."""
+    """Precision of the matrix products of hidden vectors in training, which networks of a depth of two or more have:
+    float32, tf32 (of NVIDIA GPUs; elsewhere float32) or bfloat16. All else, and whatever is evaluated, sampled or
+    saved, is in dtype."""
     threads: int | None = None
     """CPU threads of torch; by default torch's own choice."""
     compile: bool = False

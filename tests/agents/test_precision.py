@@ -201,7 +201,7 @@ class Constant(nn.Module):
     ("module", "precision", "message"),
     [
         (HiddenLinear(2, 2), "float16", "expected one of ['float32', 'tf32', 'bfloat16'], got 'float16'"),
-        (Constant(), "bfloat16", "expected float32 for an agent whose networks have no hidden layers"),
+        (Constant(), "bfloat16", "expected float32 for an agent whose networks have no products of hidden vectors"),
         (HiddenLinear(2, 2).double(), "tf32", "expected float32 with networks of another dtype, got 'tf32'"),
     ],
 )

@@ -7,11 +7,20 @@ from ebbflow.agents import HiddenLinear
 from ebbflow.agents.denoising_agent import DenoisingAgent
 from ebbflow.agents.references.tokens import MaskOneRandom
 from ebbflow.envs import InputError, Target, Tokens, get_target
+from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.trainer import Trainer
 
 
 def precisions(module):
     return {layer.matmul_precision for layer in module.modules() if isinstance(layer, HiddenLinear)}
+
+
+@pytest.fixture
+def tiny(settings):
+    """As elsewhere, with a hidden layer more: that of the features is not rounded."""
+    return lambda **changes: TrainConfig.from_dict(
+        settings(**{**changes, "agent": {"depth": 2, **changes.get("agent", {})}})
+    )
 
 
 def trained(tiny, iterations=4, **changes):

@@ -42,7 +42,7 @@ CONFIGS = {
         "target_rate": 0.0,
         "average_decay": 0.0,
     },
-    "bfloat16": {"matmul_precision": "bfloat16", "average_decay": 0.0},
+    "bfloat16": {"matmul_precision": "bfloat16", "average_decay": 0.0, "agent": {"depth": 2}},
     "double, no replay": {
         "dtype": "float64",
         "destruction_objective": "trajectory_balance",
