@@ -94,7 +94,7 @@ def generate_step(
     table: Tensor,
     embedding: Tensor | None,
     noise: Tensor,
-    widening: tuple[float, float, float] | Tensor | None = None,
+    widening: tuple[float | Tensor, float | Tensor, float] | Tensor | None = None,
     slope: Tensor | None = None,
     *,
     differentiable: bool = False,
@@ -111,7 +111,7 @@ def generate_step(
         scale, added, drift = widening
         if slope is not None:
             mean = mean + drift * std * (std * slope).clamp(-1.0, 1.0)
-        if isinstance(scale, Tensor) or scale != 1.0 or added != 0.0:
+        if isinstance(scale, Tensor) or isinstance(added, Tensor) or scale != 1.0 or added != 0.0:
             extra = added**2 * agent.generation.variance[k]
             std = ((scale * std).square() + extra).sqrt()
     if u is None:  # coordinates of its own, for a gradient that adds up in the same order
@@ -156,14 +156,18 @@ def rollout_generation(
     density: Density | None = None,
     *,
     context: Tensor | None = None,
-    scale: float = 1.0,
-    added: float = 0.0,
+    scale: float | Tensor = 1.0,
+    added: float | Tensor = 0.0,
     drift: float = 0.0,
     start: Tensor | None = None,
     first: int = 0,
+    noise: Tensor | None = None,
     differentiable: bool = False,
 ) -> TensorDict:
     """Sample `n` generation paths; see `Agent.generate`.
+
+    `noise` `[T - first, n, dim]`, standard normal numbers of each step, takes the place of torch's generator; `scale` and
+    `added` may be tensors `[]`, as they are where `torch.vmap` has one of each for every agent.
 
     Example:
         >>> from ebbflow.agents import build_agent
@@ -182,12 +186,13 @@ def rollout_generation(
         visits = _Visits(agent, density, conditions, first)
         state = agent.initial_state(n) if start is None else start
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
-        widened = None if (scale, added, drift) == (1.0, 0.0, 0.0) else (scale, added, drift)
+        of_numbers = not isinstance(scale, Tensor) and not isinstance(added, Tensor)
+        widened = None if of_numbers and (scale, added, drift) == (1.0, 0.0, 0.0) else (scale, added, drift)
         # As tensors, for what is compiled would be compiled anew for other numbers, and for none.
         points = torch.arange(agent.steps, device=state.device)
         # Filled in on the device: to copy them there would wait for it.
         numbers = (scale, added, drift)
-        widening = torch.cat([state.new_full((1,), number) for number in numbers]) if agent.compiled else None
+        widening = torch.cat([state.new_full((1,), float(number)) for number in numbers]) if agent.compiled else None
         for k in range(first, agent.steps):
             score = visits.add(state)
             slope = None
@@ -195,13 +200,13 @@ def rollout_generation(
                 slope = score
                 if slope is None:
                     slope = agent.space.score(state, density.value_and_score(state, *conditions)[1])
-            noise = torch.randn_like(state)
+            drawn = torch.randn_like(state) if noise is None else noise[k - first]
             if agent.compiled and not differentiable:
                 step = _compiled_step(agent, generate_step)
-                state = step(agent, state, points[k : k + 1], score, table, embedding, noise, widening, slope)
+                state = step(agent, state, points[k : k + 1], score, table, embedding, drawn, widening, slope)
             else:
                 state = generate_step(
-                    agent, state, k, score, table, embedding, noise, widened, slope, differentiable=differentiable
+                    agent, state, k, score, table, embedding, drawn, widened, slope, differentiable=differentiable
                 )
         visits.add(state)
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
@@ -215,8 +220,12 @@ def rollout_destruction(
     *,
     context: Tensor | None = None,
     first: int = 0,
+    noise: Tensor | None = None,
 ) -> TensorDict:
     """Destroy the samples `x`; see `Agent.destroy`.
+
+    `noise` `[T - first, n, dim]`, standard normal numbers of each step in the order of destruction, takes the place of
+    torch's generator.
 
     Example:
         >>> from ebbflow.agents import build_agent
@@ -238,11 +247,11 @@ def rollout_destruction(
             score = visits.add(state)
             if log_reward is None and density is not None:
                 log_reward = density(state, *conditions) if visits.value is None else visits.value
-            noise = torch.randn_like(state)
+            drawn = torch.randn_like(state) if noise is None else noise[agent.steps - k]
             if agent.compiled:
                 step = _compiled_step(agent, destroy_step)
-                state = step(agent, state, points[k : k + 1], score, table, embedding, noise)
+                state = step(agent, state, points[k : k + 1], score, table, embedding, drawn)
             else:
-                state = destroy_step(agent, state, k, score, table, embedding, noise)
+                state = destroy_step(agent, state, k, score, table, embedding, drawn)
         visits.add(state)
         return visits.trajectory(log_reward, context, reverse=True)

@@ -15,6 +15,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "langevin": ["Chains", "Tempered", "langevin_move"],
         "local_length": ["local_length"],
         "local_search": ["EbbAndFlowSearch", "LangevinSearch", "LocalSearch"],
+        "many_anchors": ["ManyAnchors"],
+        "many_replays": ["ManyReplays"],
         "priorities": ["PRIORITIES", "Priority", "get_priority"],
         "priority_sampler": ["PrioritySampler"],
         "replay": ["Replay"],

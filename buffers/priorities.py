@@ -170,7 +170,7 @@ class RankPriority(Priority):
         n = log_reward.shape[0]
         order = log_reward.argsort(descending=True, stable=True)
         rank = torch.arange(n, dtype=log_reward.dtype, device=log_reward.device)
-        return torch.empty_like(log_reward).scatter_(0, order, 1.0 / (self.fraction * n + rank))
+        return torch.empty_like(log_reward).scatter(0, order, 1.0 / (self.fraction * n + rank))
 
 
 @dataclass(frozen=True)

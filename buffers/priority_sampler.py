@@ -22,13 +22,42 @@ from torchrl.data.replay_buffers.storages import Storage
 from ..envs.errors import InputError
 from .priorities import Priority
 
-__all__ = ["PrioritySampler"]
+__all__ = ["PrioritySampler", "draw_probabilities", "draw_table"]
 
 
 def _share(field: str, value: float) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
         raise InputError(f"{field}: expected a number between 0 and 1, got {value!r}")
     return float(value)
+
+
+def draw_probabilities(priorities: Tensor, uniform_mixture: float) -> Tensor:
+    """P of rows with these unnormalised priorities, `[N] -> [N]`, double precision; sums to 1.
+
+    Example:
+        >>> draw_probabilities(torch.tensor([3.0, 1.0]), uniform_mixture=0.5)
+        tensor([0.6250, 0.3750], dtype=torch.float64)
+    """
+    weight = priorities.double()
+    total = weight.sum()
+    n = weight.shape[0]
+    # No priority left (all underflowed): draw uniformly rather than always the same row.
+    share = torch.where(total > 0, weight / total, 1.0 / n)
+    return (1.0 - uniform_mixture) * share + uniform_mixture / n
+
+
+def draw_table(priorities: Tensor, uniform_mixture: float, beta: float) -> tuple[Tensor, Tensor]:
+    """What rows are drawn by, both `[N]`: cumulative probabilities, in double precision, and weights.
+
+    Example:
+        >>> draw_table(torch.tensor([3.0, 1.0]), uniform_mixture=0.0, beta=0.0)
+        (tensor([0.7500, 1.0000], dtype=torch.float64), tensor([1., 1.]))
+    """
+    probability = draw_probabilities(priorities, uniform_mixture)
+    n = probability.shape[0]
+    # A row that is never drawn needs no weight; the clamp keeps it finite.
+    weights = (n * probability.clamp_min(torch.finfo(torch.float64).tiny)) ** -beta
+    return probability.cumsum(0), (weights / (probability * weights).sum()).to(torch.get_default_dtype())
 
 
 class PrioritySampler(Sampler):
@@ -112,12 +141,7 @@ class PrioritySampler(Sampler):
         """Probability P of each row to be drawn, `[N]`, double precision; sums to 1."""
         self.refresh(storage)
         assert self.priorities is not None
-        weight = self.priorities.double()
-        total = weight.sum()
-        n = weight.shape[0]
-        # No priority left (all underflowed): draw uniformly rather than always the same row.
-        share = torch.where(total > 0, weight / total, 1.0 / n)
-        return (1.0 - self.uniform_mixture) * share + self.uniform_mixture / n
+        return draw_probabilities(self.priorities, self.uniform_mixture)
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Indices `[batch_size]` of rows drawn with replacement, and their importance `weight` `[batch_size]`."""
@@ -125,12 +149,8 @@ class PrioritySampler(Sampler):
             raise InputError("replay: expected at least one remembered row to draw from, got an empty memory")
         self.refresh(storage)
         if self._cumulative is None or self._weights is None:
-            probability = self.probabilities(storage)
-            n = probability.shape[0]
-            self._cumulative = probability.cumsum(0)
-            # A row that is never drawn needs no weight; the clamp keeps it finite.
-            weights = (n * probability.clamp_min(torch.finfo(torch.float64).tiny)) ** -self.beta
-            self._weights = (weights / (probability * weights).sum()).to(torch.get_default_dtype())
+            assert self.priorities is not None
+            self._cumulative, self._weights = draw_table(self.priorities, self.uniform_mixture, self.beta)
         uniform = torch.rand(batch_size, dtype=torch.float64, device=self._cumulative.device) * self._cumulative[-1]
         index = torch.searchsorted(self._cumulative, uniform, right=True).clamp_(max=self._cumulative.shape[0] - 1)
         return index, {"weight": self._weights[index]}

@@ -97,6 +97,50 @@ class Replay:
         return self._buffer.storage.get(slice(0, len(self)))
 
     @property
+    def cursor(self) -> int:
+        """Position of the row that is written next."""
+        return self._buffer.writer.state_dict()["_cursor"]
+
+    @property
+    def sampler(self) -> PrioritySampler:
+        """What says which rows are drawn."""
+        return self._sampler
+
+    def move_to(self, columns: TensorDict) -> None:
+        """Let the rows live in these `columns` from now on, which may be a part of larger ones.
+
+        Args:
+            columns: batch size `[capacity]`, with all that a row has.
+
+        Example:
+            >>> replay, two = Replay(4), TensorDict({"log_reward": torch.zeros(2, 4)}, batch_size=[2, 4])
+            >>> for name, shape in (("state", (2, 4, 1)), ("log_ratio", (2, 4))):
+            ...     two[name] = torch.zeros(shape)
+            >>> two["known"], two["origin"] = torch.zeros(2, 4) > 0, torch.zeros(2, 4).long()
+            >>> replay.move_to(two[1])
+            >>> _ = replay.extend(TensorDict({"state": torch.ones(1, 1), "log_reward": torch.ones(1)}, batch_size=1))
+            >>> len(replay), two["log_reward"].tolist()
+            (1, [[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+        """
+        n, cursor = len(self), self.cursor
+        if n:
+            columns[:n].update_(self._columns().select(*columns.keys()))
+        self._sampler._empty()
+        self._buffer = self._new_buffer()
+        storage = self._buffer.storage
+        storage._storage, storage.initialized = columns, True
+        self._note(n, cursor)
+
+    def note_written(self, n: int) -> None:
+        """Count `n` rows that were written to the columns from `cursor` on, around the end where it was reached."""
+        self._note(min(self.capacity, len(self) + n), (self.cursor + n) % self.capacity)
+        self._sampler.extend(torch.empty(0))
+
+    def _note(self, n: int, cursor: int) -> None:
+        self._buffer.storage._len = n
+        self._buffer.writer.load_state_dict({"_cursor": cursor, "_write_count": n})
+
+    @property
     def priorities(self) -> Tensor:
         """Unnormalised priorities of the remembered rows, up to date, `[N]`."""
         self._sampler.refresh(self._buffer.storage)

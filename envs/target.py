@@ -8,8 +8,9 @@ one-hot vector): it has a `context_space`, a law of contexts to train on (`sampl
 of the context. `target.given(context)` is the one density at one context, an unconditional target like any other.
 """
 
+import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -147,6 +148,21 @@ class Target(nn.Module):
         from .given import GivenTarget
 
         return GivenTarget(self, context)
+
+    def counted_apart(self) -> Self:
+        """The same density and samples with call counters of its own, which begin at 0; tensors are shared.
+
+        Example:
+            >>> from ebbflow.envs import get_target
+            >>> target = get_target("gmm25")
+            >>> other = target.counted_apart()
+            >>> _ = other(torch.zeros(3, 2))
+            >>> target.energy_calls, other.energy_calls
+            (0, 3)
+        """
+        view = copy.copy(self)
+        view._calls = _Calls()
+        return view
 
     @property
     def mode_masses(self) -> Tensor | None:

@@ -109,6 +109,17 @@ class Optimisers:
             self.schedulers[name].step()
         return finite
 
+    def advance(self) -> None:
+        """Take the rates of the next iteration, as `step` does; for who makes the updates in its place."""
+        for name, optimiser in self.optimisers.items():
+            scheduler = self.schedulers[name]
+            scheduler.last_epoch += 1
+            for group, base, factor in zip(
+                optimiser.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+            ):
+                group["lr"] = base * factor(scheduler.last_epoch)
+            scheduler._last_lr = [group["lr"] for group in optimiser.param_groups]
+
     def state_dict(self) -> dict[str, Any]:
         """State of all optimisers and schedules, as plain nested dicts of tensors and numbers."""
         return {

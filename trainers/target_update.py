@@ -31,6 +31,10 @@ class TargetUpdate(SoftUpdate):
 
     _lists: tuple[list[Tensor], list[Tensor]] | None = None
 
+    def forget_tensors(self) -> None:
+        """List the tensors anew before the next step: parameters have got others."""
+        self._lists = None
+
     def step(self) -> None:
         """Move the target networks once."""
         if self._lists is None:

@@ -144,11 +144,17 @@ class JointLoss(LossModule):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of trajectories (class docstring)."""
+        return self.with_parameters(tensordict, self.agent_params, self.target_agent_params if self.use_targets else None)
+
+    def with_parameters(
+        self, tensordict: TensorDictBase, parameters: TensorDictBase, lagging_parameters: TensorDictBase | None
+    ) -> TensorDict:
+        """What `forward` gives, with these parameters of the agent and of its target networks in place of its own."""
         paths = tensordict.detach()  # only an objective that follows paths sees their graph
         read = _read(paths) if self.compiled else paths
         if self.cuda_graphs:
             begin_graphs()
-        with self.agent_params.to_module(self.agent):
+        with parameters.to_module(self.agent):
             log_z = self.agent.log_z_given(paths.get("context", None))
             # There is nothing to learn in coordinates and features: computed once for all passes.
             u, features, online = self._pass(online_pass)(self.agent, read, self.trunk)
@@ -157,8 +163,8 @@ class JointLoss(LossModule):
                 log_flow = self.agent.path_log_flow(paths, features, log_z.detach(), u)
         fixed = PathLogProbs(*(term.detach() for term in online))
         seen = {"generation": fixed, "destruction": fixed}  # what each policy's loss sees of the other policy
-        if self.use_targets:
-            with torch.no_grad(), self.target_agent_params.to_module(self.agent):
+        if lagging_parameters is not None:
+            with torch.no_grad(), lagging_parameters.to_module(self.agent):
                 lagging = self._pass(lagging_pass)(self.agent, read, u, features)
             seen |= {policy: lagging for policy in seen if self._lags(policy)}
 
@@ -177,7 +183,8 @@ class JointLoss(LossModule):
             rows = _allowed(objective, paths)
             given = terms[policy] if rows is None else terms[policy].of_rows(rows)
             if policy == "generation" and objective.follows_paths and len(given.initial):
-                given = self._followed(tensordict if rows is None else tensordict[rows], given)
+                lagging = lagging_parameters if self._lags("generation") else None
+                given = self._followed(tensordict if rows is None else tensordict[rows], given, parameters, lagging)
             given = given.of_all(self.ranks, even=rows is None)
             if len(given.initial) == 0:
                 continue  # none in this batch, as before anything is remembered
@@ -219,16 +226,22 @@ class JointLoss(LossModule):
         """Whether the loss of this policy sees the other one through its target network."""
         return self.target_networks in ("both", policy)
 
-    def _followed(self, paths: TensorDictBase, terms: PathTerms) -> PathTerms:
+    def _followed(
+        self,
+        paths: TensorDictBase,
+        terms: PathTerms,
+        parameters: TensorDictBase,
+        lagging_parameters: TensorDictBase | None,
+    ) -> PathTerms:
         """Generation's terms of paths that carry a gradient: through log p→, the states, and log R of the last one.
 
         Destruction's parameters are numbers, as always, but its log densities are functions of the states.
         """
         if torch.is_grad_enabled() and not paths["state"].requires_grad:
             raise InputError("state: expected paths that carry a gradient, agent.generate(..., differentiable=True)")
-        with self.agent_params.to_module(self.agent):
+        with parameters.to_module(self.agent):
             online = self.agent.path_log_probs(paths, policies="generation")
-        other = self.target_agent_params if self._lags("generation") else self.agent_params.data
+        other = parameters.data if lagging_parameters is None else lagging_parameters
         with other.to_module(self.agent):
             destruction = self.agent.path_log_probs(paths, policies="destruction").destruction
         return replace(

@@ -1,0 +1,208 @@
+"""The parameters of several runs as one matrix, a row for each run, and one update for all.
+
+A run's own parameters, its target networks, its averaged weights and the state of its Adam are views of its row, so that
+whoever looks at the run, or saves it, finds them where they always are. Columns are ordered by the optimisers' groups:
+those of a group lie side by side.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from .trainer import Trainer
+
+__all__ = ["StackedParameters"]
+
+
+class StackedParameters:
+    """Parameters of S runs, and their update (module docstring).
+
+    The update is that of `Optimisers`, with the rates, moments and clipping of each run, and like there a run whose loss
+    or gradient is not finite is left as it is: none of its numbers move.
+
+    Args:
+        trainers: whose agents have parameters of the same names and shapes, in the same groups.
+
+    Attributes:
+        leaves: by name, the parameters of all runs, `[S, ...]`, which a gradient can be taken of.
+        online: nested by module, `leaves` and the buffers of all agents, each `[S, ...]`.
+        lagging: the same of the target networks; None where there are none.
+
+    Example:
+        >>> from ebbflow.envs import get_target
+        >>> from ebbflow.trainers import TrainConfig
+        >>> config = TrainConfig.from_dict({"agent": {"time_grid_power": 2.0}})
+        >>> trainers = [Trainer(get_target("gmm25"), config) for _ in range(2)]
+        >>> stacked = StackedParameters(trainers)
+        >>> with torch.no_grad():
+        ...     _ = trainers[1].agent.log_z.fill_(3.0)
+        >>> stacked.leaves["log_z"]
+        tensor([0., 3.], requires_grad=True)
+    """
+
+    def __init__(self, trainers: Sequence[Trainer]) -> None:
+        self.trainers = list(trainers)
+        first = self.trainers[0]
+        names = {id(p): name for name, p in first.agent.named_parameters()}
+        self._groups: list[tuple[str, int, slice]] = []  # optimiser, number of the group in it, columns
+        self._parts: dict[str, tuple[slice, torch.Size]] = {}  # of each parameter
+        stop = 0
+        for optimiser_name, optimiser in first.optimisers.optimisers.items():
+            for number, group in enumerate(optimiser.param_groups):
+                start = stop
+                for parameter in group["params"]:
+                    self._parts[names[id(parameter)]] = slice(stop, stop + parameter.numel()), parameter.shape
+                    stop += parameter.numel()
+                self._groups.append((optimiser_name, number, slice(start, stop)))
+        assert len(self._parts) == len(names), "every parameter has an optimiser"
+
+        own = [dict(trainer.agent.named_parameters()) for trainer in self.trainers]
+        self._matrices = {"online": self._stack(own, lambda parameter: parameter)}
+        self.leaves = {name: view.requires_grad_() for name, view in self._views("online").items()}
+        buffers = [dict(trainer.agent.named_buffers()) for trainer in self.trainers]
+        constant = {name: torch.stack([each[name] for each in buffers]) for name in buffers[0]}
+        self.online = _nested(self.leaves | constant)
+        self.lagging = None
+        if first.objective.use_targets:
+            targets = [trainer.objective.target_agent_params.flatten_keys(".") for trainer in self.trainers]
+            self._matrices["lagging"] = self._stack([{n: t[n] for n in self._parts} for t in targets], lambda p: p)
+            self.lagging = _nested(self._views("lagging") | constant)
+        if first.averaged is not None:
+            averaged = [dict(_module(trainer.averaged).named_parameters()) for trainer in self.trainers]
+            self._matrices["averaged"] = self._stack(averaged, lambda parameter: parameter)
+        self._adopt_adam(own)
+        # Lists of tensors that were made before these were views are of no use any more.
+        for trainer in self.trainers:
+            if trainer.target_update is not None:
+                trainer.target_update.forget_tensors()
+
+    # Views --------------------------------------------------------------------------------------------------------
+
+    def _stack(self, tensors: Sequence[dict[str, Tensor]], of: Callable[[Tensor], Tensor]) -> Tensor:
+        """One matrix `[S, N]` of the tensors of each run, which become views of it."""
+        rows = [torch.cat([of(each[name]).detach().flatten() for name in self._parts]) for each in tensors]
+        matrix = torch.stack(rows)
+        for row, each in zip(matrix, tensors, strict=True):
+            for name, (columns, shape) in self._parts.items():
+                each[name].data = row[columns].view(shape)
+        return matrix
+
+    def _views(self, which: str) -> dict[str, Tensor]:
+        matrix = self._matrices[which]
+        return {name: matrix[:, columns].view(-1, *shape) for name, (columns, shape) in self._parts.items()}
+
+    def _adopt_adam(self, own: Sequence[dict[str, Tensor]]) -> None:
+        """The state of all Adams as matrices, with what they hold already."""
+        like = self._matrices["online"]
+        self._matrices |= {"exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}
+        self._steps = torch.zeros(len(self.trainers), len(self._parts))  # Adam has one for each parameter
+        for s, (trainer, parameters) in enumerate(zip(self.trainers, own, strict=True)):
+            for step, (name, (columns, shape)) in zip(self._steps[s], self._parts.items(), strict=True):
+                parameter = parameters[name]
+                adam = self._adam_of(trainer, parameter)
+                saved = adam.state.get(parameter, {})
+                views: dict[str, Tensor] = {"step": step}
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    views[moment] = self._matrices[moment][s, columns].view(shape)
+                    if saved:
+                        views[moment].copy_(saved[moment])
+                if saved:
+                    step.fill_(float(saved["step"]))
+                adam.state[parameter] = views
+
+    def _adam_of(self, trainer: Trainer, parameter: Tensor) -> Adam:
+        for optimiser in trainer.optimisers.optimisers.values():
+            if any(parameter is other for group in optimiser.param_groups for other in group["params"]):
+                return optimiser
+        raise AssertionError("every parameter has an optimiser")
+
+    # The update ---------------------------------------------------------------------------------------------------
+
+    def step(self, losses: Tensor) -> list[bool]:
+        """One update of every run from the gradient of its loss `[S]`; for each, whether it was finite, and not skipped.
+
+        Optimisers, target networks and averages all move.
+        """
+        leaves = list(self.leaves.values())
+        found = torch.autograd.grad(losses.sum(), leaves, allow_unused=True)
+        slopes = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves, found, strict=True)]
+        gradient = torch.cat([slope.reshape(len(losses), -1) for slope in slopes], dim=1)  # [S, N]
+        columns = self._columns_of_optimisers()
+        norms = torch.stack([gradient[:, part].norm(dim=1) for part in columns.values()], dim=1)  # [S, optimisers]
+        finite = torch.cat([losses.detach()[:, None], norms], dim=1).isfinite().all(dim=1).tolist()
+        with torch.no_grad():
+            skipped = [s for s, fine in enumerate(finite) if not fine]
+            before = {name: matrix[skipped] for name, matrix in self._matrices.items()} if skipped else {}
+            self._steps += torch.tensor(finite)[:, None]
+            self._adam(gradient, norms, list(columns))
+            self._follow()
+            for name, rows in before.items():
+                self._matrices[name][skipped] = rows
+        for trainer, fine in zip(self.trainers, finite, strict=True):
+            trainer.optimisers.advance()
+            if fine and trainer.averaged is not None:
+                trainer.averaged.n_averaged += 1
+        return finite
+
+    def _columns_of_optimisers(self) -> dict[str, slice]:
+        found: dict[str, slice] = {}
+        for name, _, part in self._groups:
+            found[name] = slice(found[name].start if name in found else part.start, part.stop)
+        return found
+
+    def _adam(self, gradient: Tensor, norms: Tensor, optimisers: list[str]) -> None:
+        """Clip, and step as torch's Adam does, with the numbers of each run as columns `[S, 1]`."""
+        online, mean, square = (self._matrices[name] for name in ("online", "exp_avg", "exp_avg_sq"))
+        steps = [max(1.0, step) for step in self._steps.amax(dim=1).tolist()]  # of a first one that is skipped: not used
+        groups = [[trainer.optimisers.optimisers[o].param_groups[g] for o, g, _ in self._groups] for trainer in self.trainers]
+        numbers: list[list[list[float]]] = [
+            [
+                [
+                    1.0 - group["betas"][0],
+                    1.0 - group["betas"][1],
+                    group["lr"] / (1.0 - group["betas"][0] ** step),
+                    (1.0 - group["betas"][1] ** step) ** -0.5,
+                    group["eps"],
+                ]
+                for group in own
+            ]
+            for own, step in zip(groups, steps, strict=True)
+        ]
+        table = torch.tensor(numbers, dtype=online.dtype).to(online.device, non_blocking=True)  # [S, groups, 5]
+        largest = torch.tensor(
+            [[trainer.optimisers.configs[name].clip_norm for name in optimisers] for trainer in self.trainers],
+            dtype=norms.dtype,
+        ).to(norms.device, non_blocking=True)
+        clip = (largest / (norms + 1e-6)).clamp(max=1.0)
+        for i, (name, _, part) in enumerate(self._groups):
+            slow, fast, rate, correction, eps = table[:, i].unsqueeze(-1).unbind(1)  # [S, 1] each
+            slope = gradient[:, part] * clip[:, optimisers.index(name), None]
+            mean[:, part].lerp_(slope, slow)
+            square[:, part].lerp_(slope.square(), fast)
+            online[:, part].sub_(rate * mean[:, part] / (square[:, part].sqrt().mul_(correction).add_(eps)))
+
+    def _follow(self) -> None:
+        """Target networks and averages."""
+        first, online = self.trainers[0], self._matrices["online"]
+        if self.lagging is not None:
+            self._matrices["lagging"].lerp_(online, first.config.target_rate)
+        if first.averaged is not None:
+            # The first average is the parameters themselves.
+            weights = [
+                1.0 - trainer.config.average_decay if int(trainer.averaged.n_averaged) else 1.0  # type: ignore[union-attr]
+                for trainer in self.trainers
+            ]
+            weight = torch.tensor(weights, dtype=online.dtype).to(online.device, non_blocking=True)
+            self._matrices["averaged"].lerp_(online, weight[:, None])
+
+
+def _nested(flat: dict[str, Tensor]) -> dict[str, Any]:
+    return TensorDict(flat).unflatten_keys(".").to_dict()
+
+
+def _module(averaged: Any) -> nn.Module:
+    return averaged.module
