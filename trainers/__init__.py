@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "exact_likelihood": ["exact_bound", "exact_law"],
         "fit": ["FitResult", "fit"],
         "likelihood": ["LikelihoodBound", "likelihood_bound"],
+        "many_runs": ["ManyRuns"],
         "ranks": ["Ranks"],
         "trainer": ["Trainer"],
     },

@@ -6,9 +6,11 @@ Callbacks change nothing that the training sees: live numbers are computed on a 
 import csv
 import io
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from math import isnan
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -172,7 +174,7 @@ class ProgressBar(Callback):
     It is silent outside a terminal or notebook.
 
     Args:
-        metrics: the logger whose rows are shown.
+        metrics: the logger whose rows are shown; of runs in common all of theirs, whose mean is shown.
         console: where to draw; standard error by default.
     """
 
@@ -184,8 +186,8 @@ class ProgressBar(Callback):
         "train_bits_per_dimension": "trained on",
     }
 
-    def __init__(self, metrics: MetricsLogger, console: Console | None = None) -> None:
-        self.metrics = metrics
+    def __init__(self, metrics: MetricsLogger | Sequence[MetricsLogger], console: Console | None = None) -> None:
+        self.metrics = [metrics] if isinstance(metrics, MetricsLogger) else list(metrics)
         console = console or Console(stderr=True)
         self.shown = console.is_interactive or console.is_jupyter
         self.progress = Progress(
@@ -199,17 +201,19 @@ class ProgressBar(Callback):
 
     def on_start(self, trainer: "Trainer") -> None:
         """Draw the bar."""
+        name = trainer.target.name if len(self.metrics) == 1 else f"{trainer.target.name} × {len(self.metrics)}"
         self.task = self.progress.add_task(
-            trainer.target.name, total=trainer.config.iterations, completed=trainer.iteration, numbers=""
+            name, total=trainer.config.iterations, completed=trainer.iteration, numbers=""
         )
         if self.shown:
             self.progress.start()
 
     def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
         """Move the bar, and show the latest numbers."""
-        if trainer.iteration % trainer.config.log_every == 0 and self.metrics.rows:
-            row = self.metrics.rows[-1]
-            parts = [f"{title} {row[name]:.2f}" for name, title in self.SHOWN.items() if row[name] is not None]
+        rows = [metrics.rows[-1] for metrics in self.metrics if metrics.rows]
+        if trainer.iteration % trainer.config.log_every == 0 and rows:
+            known = {name: [row[name] for row in rows if row[name] is not None] for name in self.SHOWN}
+            parts = [f"{self.SHOWN[name]} {fmean(values):.2f}" for name, values in known.items() if values]
             self.progress.update(self.task, numbers="  ".join(parts))
         self.progress.update(self.task, completed=trainer.iteration)
 

@@ -45,6 +45,9 @@ class Train(_Command):
     """Start from the settings of a preset, or of any run's config.json; flags override them."""
     overwrite: _Switch = False
     """Replace an earlier run in the same folder."""
+    runs: int | None = None
+    """Train so many runs together, with consecutive seeds, in OUT/seed-0, OUT/seed-1 ...: each is the run alone, and all
+    cost far less than one after the other. See docs/scaling-out.md."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings."""
 
@@ -58,6 +61,10 @@ class Train(_Command):
         config = self.config if given in list_presets() else replace(self.config, target=given)
         name = given.replace(":", "-").replace("/", "-")
         out = self.out or Path("runs") / (name or "run")
+        if self.runs is not None:
+            from .train_many import train_many
+
+            return _report_many(train_many(config, self.runs, out, overwrite=self.overwrite), out)
         return _report(train(config, out, overwrite=self.overwrite), out)
 
 
@@ -66,12 +73,15 @@ class Resume(_Command):
     """Go on with an interrupted run from its last checkpoint."""
 
     folder: tyro.conf.Positional[Path] = tyro.MISSING
-    """Run folder."""
+    """Run folder, or a folder of `ebbflow train --runs`, whose runs go on together."""
 
     def run(self) -> int:
         """Train on, evaluate, draw."""
         from .train import resume
+        from .train_many import folders_of_many, resume_many
 
+        if folders_of_many(self.folder):
+            return _report_many(resume_many(self.folder), self.folder)
         return _report(resume(self.folder), self.folder)
 
 
@@ -186,6 +196,9 @@ class Compare(_Command):
     """Write the table as Markdown, too."""
     figure: Path | None = None
     """Draw the bounds and their width (.png, .pdf or .svg)."""
+    ignore: tuple[str, ...] = ()
+    """Settings by dotted name that may differ between the runs of a row, as the seed does, such as
+    agent.time_grid_power, which each run matches to the target by a search of its own."""
     as_json: Annotated[_Switch, tyro.conf.arg(name="json")] = False
     """Print the table as JSON, and nothing else, on standard output."""
 
@@ -197,7 +210,7 @@ class Compare(_Command):
         if self.figure is not None and self.figure.suffix not in (".png", ".pdf", ".svg"):
             raise InputError(f"figure: expected a file name ending in .png, .pdf or .svg, got {str(self.figure)!r}")
         runs, remarks = find_runs(self.runs)
-        groups = group_runs(runs)
+        groups = group_runs(runs, self.ignore)
         for remark in remarks:
             print(f"ebbflow: {remark}", file=sys.stderr)
         if self.csv is not None:
@@ -405,6 +418,27 @@ def _report(evaluation: dict[str, Any], folder: Path) -> int:
         # One line each where a program reads it, wrapped at words where a person does.
         console.print(f"[yellow]not to be trusted:[/yellow] {warning}", soft_wrap=not console.is_terminal)
     console.print(f"run folder: {folder}", soft_wrap=True, markup=False)
+    return 0
+
+
+def _report_many(result: dict[str, Any], folder: Path) -> int:
+    """Print a table over all runs, the warnings of each, and where the files are."""
+    from rich.console import Console
+
+    from .comparison import find_runs, group_runs
+    from .evaluation import warnings_of
+    from .tabulation import print_table
+
+    if "interrupted" in result:
+        return _report(result, folder)
+    console = Console()
+    runs, _ = find_runs(result["folders"])
+    print_table(group_runs(runs, ignore=["agent.time_grid_power"]), console)
+    for run in runs:
+        for warning in warnings_of(run.evaluation):
+            message = f"[yellow]not to be trusted:[/yellow] seed {run.settings['seed']}: {warning}"
+            console.print(message, soft_wrap=not console.is_terminal)
+    console.print(f"run folders: {folder}/seed-*", soft_wrap=True, markup=False)
     return 0
 
 

@@ -189,18 +189,27 @@ def _run_folders(path: Path) -> list[Path]:
     return [config.parent for config in sorted(path.rglob("config.json")) if RunFolder(config.parent).holds_run]
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[Run], ignore: Sequence[str] = ()) -> list[Group]:
     """Groups of runs that differ in the seed alone, by target and number of steps, then in the order of the runs.
+
+    Settings to `ignore` (dotted names) may differ within a group, as the seed does, such as `agent.time_grid_power`,
+    which each run matches to the target by a search of its own.
 
     A group is labelled by target, T, and by those of its settings that differ among the groups and are not at their
     default; its record holds all settings that differ.
+
+    Raises:
+        InputError: for a name to ignore that is no setting's.
     """
     groups: dict[str, list[Run]] = {}
+    unknown = [name for name in ignore if name not in flatten(TrainConfig().to_dict())]
+    if unknown:
+        raise InputError(f"ignore: expected names of settings, such as agent.time_grid_power, got {unknown[0]!r}")
     for run in runs:
-        rest = {name: value for name, value in run.settings.items() if name != "seed"}
+        rest = {name: value for name, value in run.settings.items() if name not in ("seed", *ignore)}
         groups.setdefault(json.dumps(rest), []).append(run)
     firsts = [group[0].settings for group in groups.values()]
-    apart = ("target", "steps", "seed")
+    apart = ("target", "steps", "seed", *ignore)
     differing = [
         name for name in firsts[0] if name not in apart and any(other[name] != firsts[0][name] for other in firsts)
     ]

@@ -22,7 +22,7 @@ from .ranks import ALONE, Ranks
 from .run_folder import RunFolder
 from .trainer import Trainer
 
-__all__ = ["evaluate_run", "load_run", "resume", "train"]
+__all__ = ["evaluate_run", "judge", "load_run", "resume", "target_of", "train"]
 
 
 def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: Console | None = None) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def train(config: TrainConfig, out: Path, *, overwrite: bool = False, console: C
     ranks = Ranks.joined()
     ranks.from_main(lambda: run.check_free(overwrite=overwrite))
     console = console or Console(stderr=True, quiet=not ranks.main)
-    trainer = Trainer(_target(config), config, ranks=ranks)
+    trainer = Trainer(target_of(config), config, ranks=ranks)
     with console.status(f"{trainer.target.name}: preparing"):
         trainer.prepare()
     ranks.from_main(lambda: run.check_free(overwrite=overwrite))
@@ -80,7 +80,7 @@ def load_run(path: Path, ranks: Ranks = ALONE) -> Trainer:
         InputError: when there is no run, or its checkpoint is missing, broken or of another configuration.
     """
     state, config = ranks.from_main(lambda: RunFolder(path).load_state())
-    trainer = Trainer(_target(config), config, ranks=ranks)
+    trainer = Trainer(target_of(config), config, ranks=ranks)
     trainer.load_state_dict(state)
     return trainer
 
@@ -119,11 +119,16 @@ def _train(trainer: Trainer, run: RunFolder, console: Console) -> dict[str, Any]
         return {"interrupted": trainer.iteration}
     try:
         with console.status(f"{trainer.target.name}: evaluating"):
-            evaluation = evaluate_run(trainer)
-            write_evaluation(run.evaluation, evaluation)
-            write_figures(run.figures, trainer.evaluated_agent, trainer.target, metrics.rows)
+            return judge(trainer, run, metrics)
     except KeyboardInterrupt:
         return {"interrupted": trainer.iteration}
+
+
+def judge(trainer: Trainer, run: RunFolder, metrics: MetricsLogger) -> dict[str, Any]:
+    """Evaluate a trained run; write its evaluation.json and its figures."""
+    evaluation = evaluate_run(trainer)
+    write_evaluation(run.evaluation, evaluation)
+    write_figures(run.figures, trainer.evaluated_agent, trainer.target, metrics.rows)
     return evaluation
 
 
@@ -132,7 +137,8 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _target(config: TrainConfig) -> Target:
+def target_of(config: TrainConfig) -> Target:
+    """What the settings say is to be sampled."""
     if not config.target:
         raise InputError("target: expected a name, plugin or package.module:attribute; see: ebbflow targets")
     return get_target(config.target, dim=config.dim, scale=config.scale)

@@ -13,9 +13,11 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from ebbflow.trainers.comparison import NUMBERS, Group, find_runs, group_runs
+from ebbflow.envs.errors import InputError
+from ebbflow.trainers.comparison import NUMBERS, Group, Run, find_runs, group_runs
 from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.figures.comparison import comparison_figure
+from ebbflow.trainers.run_folder import flatten
 from ebbflow.trainers.tabulation import as_csv, as_json, as_markdown, print_table
 
 EVALUATION = {
@@ -291,3 +293,14 @@ def test_comparing_leaves_torch_alone(make):
     words = [sys.executable, "-c", code, "compare", "a"]
     result = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
     assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_settings_can_be_ignored(tmp_path):
+    settings = [flatten(TrainConfig(target="gmm25", steps=5, seed=seed).to_dict()) for seed in range(2)]
+    settings[1]["agent.time_grid_power"] = 3.7
+    runs = [Run(tmp_path, values, {"elbo": -1.0}) for values in settings]
+    assert len(group_runs(runs)) == 2
+    (group,) = group_runs(runs, ignore=["agent.time_grid_power"])
+    assert group.labels == {"target": "gmm25", "T": "5", "seeds": "0, 1"}
+    with pytest.raises(InputError, match="ignore: expected names of settings.*'agent.power'"):
+        group_runs(runs, ignore=["agent.power"])
