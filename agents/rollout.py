@@ -166,8 +166,8 @@ def rollout_generation(
 ) -> TensorDict:
     """Sample `n` generation paths; see `Agent.generate`.
 
-    `noise` `[T - first, n, dim]`, standard normal numbers of each step, takes the place of torch's generator; `scale` and
-    `added` may be tensors `[]`, as they are where `torch.vmap` has one of each for every agent.
+    `noise` `[T - first, n, dim]`, standard normal numbers of each step, takes the place of torch's generator. `scale`
+    and `added` may be tensors `[]`, as they are where `torch.vmap` has one of each for every agent.
 
     Example:
         >>> from ebbflow.agents import build_agent

@@ -38,7 +38,19 @@ PARTS = {  # of an iteration of many: whose method it is, and what it does
     "remembering": (lambda many: many.batches, "remember"),
 }
 VIEWS = {  # operations that say how memory is to be read
-    *("view", "_unsafe_view", "expand", "select", "slice", "unsqueeze", "squeeze", "transpose", "t", "permute", "detach"),
+    *(
+        "view",
+        "_unsafe_view",
+        "expand",
+        "select",
+        "slice",
+        "unsqueeze",
+        "squeeze",
+        "transpose",
+        "t",
+        "permute",
+        "detach",
+    ),
     *("unbind", "split", "split_with_sizes", "alias", "as_strided", "unfold", "diagonal"),
 }
 
@@ -154,8 +166,8 @@ def run(
             single, several = operations(alone.step), operations(many.step)
             lines.append(
                 f"| {size}: width {width}, batch {batch} | {number} | {1e3 * one:.1f} | {1e3 * all_of_them:.1f} "
-                f"| {all_of_them / one:.2f} | {number * one / all_of_them:.2f} | {several.computing} / {single.computing} "
-                f"= {several.computing / single.computing:.2f} "
+                f"| {all_of_them / one:.2f} | {number * one / all_of_them:.2f} "
+                f"| {several.computing} / {single.computing} = {several.computing / single.computing:.2f} "
                 f"| {(several.computing + several.views) / (single.computing + single.views):.2f} |"
             )
             print(lines[-1], flush=True)

@@ -1,10 +1,11 @@
 """Several replays drawn from and written to at once: one set of operations for all, and not one for each.
 
-The rows of S replays live in one set of columns `[S, capacity, ...]`, of which each replay has its part: what is written
-here is in the replays, and the other way round. A row is known by its *place* s · capacity + its position there.
+The rows of S replays live in one set of columns `[S, capacity, ...]`, of which each replay has its part: what is
+written here is in the replays, and the other way round. A row is known by its *place* s · capacity + its position there.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from tensordict import TensorDict
@@ -102,11 +103,14 @@ class ManyReplays:
             every = len(members) == len(self.replays)
             rule = [rows[name] if every else rows[name][members] for name in ("log_reward", "log_ratio", "known")]
             priorities = torch.vmap(sampler.priority)(*rule)
-            cumulative, weight = torch.vmap(lambda p: draw_table(p, sampler.uniform_mixture, sampler.beta))(priorities)
+            table = partial(draw_table, uniform_mixture=sampler.uniform_mixture, beta=sampler.beta)
+            cumulative, weight = torch.vmap(table)(priorities)
             numbers = torch.stack([uniform[s] for s in members]) * cumulative[:, -1:]
             index = torch.searchsorted(cumulative, numbers, right=True).clamp_(max=n - 1)
             first = self.capacity * torch.tensor(members, device=self.device)[:, None]
-            for s, place, own in zip(members, (index + first).unbind(0), weight.gather(1, index).unbind(0), strict=True):
+            for s, place, own in zip(
+                members, (index + first).unbind(0), weight.gather(1, index).unbind(0), strict=True
+            ):
                 places[s], weights[s] = place, own
         return places, weights
 
@@ -140,7 +144,11 @@ class ManyReplays:
         good = (log_reward.isfinite() & state.flatten(2).isfinite().all(dim=-1)).all()
         if n > self.capacity or any(count != n for count in counts) or not bool(good):
             for s, count in enumerate(counts):  # each says what is wrong with its rows, or leaves them out
-                rows = {"state": state[s, :count], "log_reward": log_reward[s, :count], "log_ratio": log_ratio[s, :count]}
+                rows = {
+                    "state": state[s, :count],
+                    "log_reward": log_reward[s, :count],
+                    "log_ratio": log_ratio[s, :count],
+                }
                 if count:
                     self.replays[s].extend(TensorDict(rows, batch_size=[count]))
             return

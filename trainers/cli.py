@@ -46,8 +46,8 @@ class Train(_Command):
     overwrite: _Switch = False
     """Replace an earlier run in the same folder."""
     runs: int | None = None
-    """Train so many runs together, with consecutive seeds, in OUT/seed-0, OUT/seed-1 ...: each is the run alone, and all
-    cost far less than one after the other. See docs/scaling-out.md."""
+    """Train so many runs together, with consecutive seeds, into OUT/seed-0, OUT/seed-1 ...: each is the run alone, and
+    small ones together cost far less than one after the other. See docs/scaling-out.md."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings."""
 

@@ -1,7 +1,7 @@
 """The batches of several runs, made at once: new paths, remembered rows, and their way back into the memories.
 
-Random numbers are each run's own, drawn in the order in which the run alone would draw them: the noise of new paths, the
-rows of its memory, the noise of their destruction. Everything else is done once for all runs. Runs may differ in how
+Random numbers are each run's own, drawn in the order in which the run alone would draw them: the noise of new paths,
+the rows of its memory, the noise of their destruction. Everything else is done once for all runs. Runs may differ in how
 many rows of a batch are new (`replay.share`, or a memory that is still empty): their rollouts are then as long as the
 longest, filled up with states that are thrown away, and that no density is asked about.
 """
@@ -27,7 +27,7 @@ __all__ = ["ManyBatches", "ManyMixed", "SharedDensity"]
 
 
 class SharedDensity:
-    """The density of several runs inside `torch.vmap`, evaluated once for the rows of all; the calls are each run's own.
+    """The density of several runs inside `torch.vmap`: evaluated once for the rows of all; the calls are each run's.
 
     Args:
         target: evaluates; its own counters are not looked at.
@@ -248,13 +248,15 @@ class ManyBatches:
         return ManyMixed(batch, state if self.as_paths else state[:, :, -1], log_reward, new, own, place)
 
     def remember(self, mixed: ManyMixed, log_ratio: Tensor, progress: float) -> None:
-        """New paths and new priorities, from the log-ratios `[S, B]`, go into the memories; local search is each run's."""
+        """New paths and new priorities, of log-ratios `[S, B]`, go into the memories; local search is each run's."""
         if any(mixed.own):
             values = [ratio[n : n + k] for ratio, n, k in zip(log_ratio, mixed.new, mixed.own, strict=True)]
             self.replays.update(torch.cat(mixed.place), torch.cat(values))
         inside = mixed.log_reward > self.config.log_reward_floor
         log_reward = torch.where(inside, mixed.log_reward, -torch.inf)
-        counts = [n if trainer.config.replay.share > 0 else 0 for n, trainer in zip(mixed.new, self.trainers, strict=True)]
+        counts = [
+            n if trainer.config.replay.share > 0 else 0 for n, trainer in zip(mixed.new, self.trainers, strict=True)
+        ]
         if any(counts):
             self.replays.extend(mixed.state, log_reward, log_ratio[:, : mixed.state.shape[1]], counts)
         for trainer, stream in zip(self.trainers, self.streams, strict=True):

@@ -95,7 +95,8 @@ class ManyRuns:
         first = self.trainers[0]
         if not isinstance(first.agent, Agent):
             raise InputError(
-                f"agent.reference: expected one of Gaussian steps for runs in common, got {first.config.agent.reference!r}"
+                f"agent.reference: expected one of Gaussian steps for runs in common, got "
+                f"{first.config.agent.reference!r}"
             )
         for policy, objective in first.objective.objectives.items():
             if objective.rows != "any" or objective.follows_paths:
@@ -165,7 +166,7 @@ class ManyRuns:
             for trainer in self.trainers:
                 trainer.objective.residual_bound = first.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
         losses = self._losses(mixed.batch)
-        total = sum(losses[f"loss_{part}"] for part in ("generation", "destruction", "log_z", "flow"))
+        total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
         for trainer, finite in zip(self.trainers, self.parameters.step(total), strict=True):
             trainer.skipped += not finite
         self.batches.remember(mixed, losses["log_ratio"].detach(), progress)

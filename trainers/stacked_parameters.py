@@ -1,16 +1,16 @@
 """The parameters of several runs as one matrix, a row for each run, and one update for all.
 
-A run's own parameters, its target networks, its averaged weights and the state of its Adam are views of its row, so that
-whoever looks at the run, or saves it, finds them where they always are. Columns are ordered by the optimisers' groups:
-those of a group lie side by side.
+A run's own parameters, its target networks, its averaged weights and the state of its Adam are views of its row, so
+that whoever looks at the run, or saves it, finds them where they always are. Columns are ordered by the optimisers'
+groups: those of a group lie side by side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam
 
 from .trainer import Trainer
@@ -21,8 +21,8 @@ __all__ = ["StackedParameters"]
 class StackedParameters:
     """Parameters of S runs, and their update (module docstring).
 
-    The update is that of `Optimisers`, with the rates, moments and clipping of each run, and like there a run whose loss
-    or gradient is not finite is left as it is: none of its numbers move.
+    The update is that of `Optimisers`, with the rates, moments and clipping of each run, and like there a run whose
+    loss or gradient is not finite is left as it is: none of its numbers move.
 
     Args:
         trainers: whose agents have parameters of the same names and shapes, in the same groups.
@@ -60,8 +60,8 @@ class StackedParameters:
                 self._groups.append((optimiser_name, number, slice(start, stop)))
         assert len(self._parts) == len(names), "every parameter has an optimiser"
 
-        own = [dict(trainer.agent.named_parameters()) for trainer in self.trainers]
-        self._matrices = {"online": self._stack(own, lambda parameter: parameter)}
+        own: list[dict[str, Tensor]] = [dict(trainer.agent.named_parameters()) for trainer in self.trainers]
+        self._matrices = {"online": self._stack(own)}
         self.leaves = {name: view.requires_grad_() for name, view in self._views("online").items()}
         buffers = [dict(trainer.agent.named_buffers()) for trainer in self.trainers]
         constant = {name: torch.stack([each[name] for each in buffers]) for name in buffers[0]}
@@ -69,11 +69,11 @@ class StackedParameters:
         self.lagging = None
         if first.objective.use_targets:
             targets = [trainer.objective.target_agent_params.flatten_keys(".") for trainer in self.trainers]
-            self._matrices["lagging"] = self._stack([{n: t[n] for n in self._parts} for t in targets], lambda p: p)
+            self._matrices["lagging"] = self._stack([{n: t[n] for n in self._parts} for t in targets])
             self.lagging = _nested(self._views("lagging") | constant)
         if first.averaged is not None:
-            averaged = [dict(_module(trainer.averaged).named_parameters()) for trainer in self.trainers]
-            self._matrices["averaged"] = self._stack(averaged, lambda parameter: parameter)
+            modules: list[Any] = [trainer.averaged for trainer in self.trainers]
+            self._matrices["averaged"] = self._stack([dict(one.module.named_parameters()) for one in modules])
         self._adopt_adam(own)
         # Lists of tensors that were made before these were views are of no use any more.
         for trainer in self.trainers:
@@ -82,9 +82,9 @@ class StackedParameters:
 
     # Views --------------------------------------------------------------------------------------------------------
 
-    def _stack(self, tensors: Sequence[dict[str, Tensor]], of: Callable[[Tensor], Tensor]) -> Tensor:
+    def _stack(self, tensors: Sequence[dict[str, Tensor]]) -> Tensor:
         """One matrix `[S, N]` of the tensors of each run, which become views of it."""
-        rows = [torch.cat([of(each[name]).detach().flatten() for name in self._parts]) for each in tensors]
+        rows = [torch.cat([each[name].detach().flatten() for name in self._parts]) for each in tensors]
         matrix = torch.stack(rows)
         for row, each in zip(matrix, tensors, strict=True):
             for name, (columns, shape) in self._parts.items():
@@ -123,7 +123,7 @@ class StackedParameters:
     # The update ---------------------------------------------------------------------------------------------------
 
     def step(self, losses: Tensor) -> list[bool]:
-        """One update of every run from the gradient of its loss `[S]`; for each, whether it was finite, and not skipped.
+        """One update of every run from the gradient of its loss `[S]`; returns of each whether it was not skipped.
 
         Optimisers, target networks and averages all move.
         """
@@ -157,8 +157,12 @@ class StackedParameters:
     def _adam(self, gradient: Tensor, norms: Tensor, optimisers: list[str]) -> None:
         """Clip, and step as torch's Adam does, with the numbers of each run as columns `[S, 1]`."""
         online, mean, square = (self._matrices[name] for name in ("online", "exp_avg", "exp_avg_sq"))
-        steps = [max(1.0, step) for step in self._steps.amax(dim=1).tolist()]  # of a first one that is skipped: not used
-        groups = [[trainer.optimisers.optimisers[o].param_groups[g] for o, g, _ in self._groups] for trainer in self.trainers]
+        steps = [
+            max(1.0, step) for step in self._steps.amax(dim=1).tolist()
+        ]  # of a first one that is skipped: not used
+        groups = [
+            [trainer.optimisers.optimisers[o].param_groups[g] for o, g, _ in self._groups] for trainer in self.trainers
+        ]
         numbers: list[list[list[float]]] = [
             [
                 [
@@ -202,7 +206,3 @@ class StackedParameters:
 
 def _nested(flat: dict[str, Tensor]) -> dict[str, Any]:
     return TensorDict(flat).unflatten_keys(".").to_dict()
-
-
-def _module(averaged: Any) -> nn.Module:
-    return averaged.module

@@ -302,5 +302,5 @@ def test_settings_can_be_ignored(tmp_path):
     assert len(group_runs(runs)) == 2
     (group,) = group_runs(runs, ignore=["agent.time_grid_power"])
     assert group.labels == {"target": "gmm25", "T": "5", "seeds": "0, 1"}
-    with pytest.raises(InputError, match="ignore: expected names of settings.*'agent.power'"):
+    with pytest.raises(InputError, match=r"ignore: expected names of settings.*'agent.power'"):
         group_runs(runs, ignore=["agent.power"])

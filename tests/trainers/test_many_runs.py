@@ -91,10 +91,17 @@ def moved(trainer):
         {},
         {"agent": {"time_grid_power": None}, "replay": {"priority": "importance_weight", "beta": 0.5}},
         {"target_rate": 0.0, "average_decay": 0.0, "single_optimiser": True, "replay": {"priority": "loss"}},
-        {"objective": "trajectory_balance", "agent": {"reference": "variance_exploding"}, "replay": {"priority": "rank"}},
+        {
+            "objective": "trajectory_balance",
+            "agent": {"reference": "variance_exploding"},
+            "replay": {"priority": "rank"},
+        },
         {"objective": "detailed_balance", "agent": {"forward_looking": True}, "replay": {"share": 0.0}},
         {"objective": "sub_trajectory_balance", "destruction_objective": "vargrad", "residual": "log_cosh"},
-        {"agent": {"features": ["raw", "score"], "langevin": True}, "replay": {"contents": "path", "priority": "reward"}},
+        {
+            "agent": {"features": ["raw", "score"], "langevin": True},
+            "replay": {"contents": "path", "priority": "reward"},
+        },
         {"exploration": {"drift": 0.5, "added": 0.2, "inverse_temperature": 0.5}, "trunk": "generation"},
         {"local_search": {"kind": "mala", "every": 2, "states": 8, "anchors": 4, "moves": 2}},
         {"local_search": {"kind": "ebb_and_flow", "every": 2, "states": 8, "moves": 2}, "residual_bound": None},
@@ -251,7 +258,7 @@ def test_what_may_not_differ_is_named(settings, changes):
 
 @pytest.mark.parametrize("target", ["conditional-gmm", "digits", "potts"])
 def test_targets_that_do_not_suit_are_named(settings, target):
-    with pytest.raises(InputError, match="log density|contexts|tokens|reference"):
+    with pytest.raises(InputError, match=r"log density|contexts|tokens|reference"):
         ManyRuns(get_target(target), [TrainConfig()])
 
 

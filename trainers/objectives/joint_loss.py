@@ -144,7 +144,9 @@ class JointLoss(LossModule):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
         """Losses of a batch of trajectories (class docstring)."""
-        return self.with_parameters(tensordict, self.agent_params, self.target_agent_params if self.use_targets else None)
+        return self.with_parameters(
+            tensordict, self.agent_params, self.target_agent_params if self.use_targets else None
+        )
 
     def with_parameters(
         self, tensordict: TensorDictBase, parameters: TensorDictBase, lagging_parameters: TensorDictBase | None
@@ -183,8 +185,8 @@ class JointLoss(LossModule):
             rows = _allowed(objective, paths)
             given = terms[policy] if rows is None else terms[policy].of_rows(rows)
             if policy == "generation" and objective.follows_paths and len(given.initial):
-                lagging = lagging_parameters if self._lags("generation") else None
-                given = self._followed(tensordict if rows is None else tensordict[rows], given, parameters, lagging)
+                others = lagging_parameters if self._lags("generation") else None
+                given = self._followed(tensordict if rows is None else tensordict[rows], given, parameters, others)
             given = given.of_all(self.ranks, even=rows is None)
             if len(given.initial) == 0:
                 continue  # none in this batch, as before anything is remembered
