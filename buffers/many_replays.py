@@ -1,7 +1,8 @@
 """Several replays drawn from and written to at once: one set of operations for all, and not one for each.
 
 The rows of S replays live in one set of columns `[S, capacity, ...]`, of which each replay has its part: what is
-written here is in the replays, and the other way round. A row is known by its *place* s · capacity + its position there.
+written here is in the replays, and the other way round. A row is known by its *place*, s · capacity + its position in
+replay s.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """The batches of several runs, made at once: new paths, remembered rows, and their way back into the memories.
 
 Random numbers are each run's own, drawn in the order in which the run alone would draw them: the noise of new paths,
-the rows of its memory, the noise of their destruction. Everything else is done once for all runs. Runs may differ in how
-many rows of a batch are new (`replay.share`, or a memory that is still empty): their rollouts are then as long as the
-longest, filled up with states that are thrown away, and that no density is asked about.
+the rows of its memory, the noise of their destruction. Everything else is done once for all runs. Runs may differ in
+how many rows of a batch are new (`replay.share`, or a memory that is still empty): their rollouts are then as long as
+the longest, filled up with states that are thrown away, and that no density is asked about.
 """
 
 import copy

@@ -259,6 +259,26 @@ def test_segments_are_the_ends_of_paths(random_agent, quartic, reference, settin
         assert taken_up["log_reward"].shape == (ROWS,)
 
 
+@pytest.mark.parametrize("settings", ["plain", "langevin"])
+def test_given_noise_takes_the_place_of_the_generator(random_agent, quartic, settings):
+    agent = random_agent(steps=4, **SETTINGS[settings])
+    for first in (0, 1):
+        start = torch.randn(ROWS, 2, dtype=torch.float64)
+        torch.manual_seed(3)
+        noise = torch.stack([torch.randn(ROWS, 2, dtype=torch.float64) for _ in range(4 - first)])
+        torch.manual_seed(3)
+        there = rollout_generation(agent, ROWS, quartic, start=start, first=first, scale=1.5, added=0.1)
+        given = {"start": start, "first": first, "noise": noise}
+        again = rollout_generation(agent, ROWS, quartic, scale=1.5, added=0.1, **given)
+        assert torch.equal(there["state"], again["state"])
+        widened = {"scale": torch.tensor(1.5, dtype=torch.float64), "added": torch.tensor(0.1, dtype=torch.float64)}
+        tensors = rollout_generation(agent, ROWS, quartic, **widened, **given)
+        torch.testing.assert_close(there["state"], tensors["state"])
+        torch.manual_seed(3)
+        back = rollout_destruction(agent, start, quartic, first=first)
+        assert torch.equal(back["state"], rollout_destruction(agent, start, quartic, first=first, noise=noise)["state"])
+
+
 def test_segments_that_cannot_be(random_agent):
     agent = random_agent(steps=3)
     with pytest.raises(InputError, match="start: expected states at grid point 2, got None"):

@@ -5,6 +5,7 @@ needs a reason. What the counts are worth in time is told in benchmarks/results/
 """
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ebbflow.agents.backbone import Backbone
 from ebbflow.envs import get_target
 from ebbflow.trainers.config import TrainConfig
+from ebbflow.trainers.many_runs import ManyRuns
 from ebbflow.trainers.trainer import Trainer
 
 # Counting waits -------------------------------------------------------------------------------------------------------
@@ -228,3 +230,42 @@ def test_more_work_is_noticed(monkeypatch):
     found, _ = work_of_an_iteration(config_of("recipe", 5))
     more = [a - b for a, b in zip(found, EXPECTED["recipe", 5], strict=True)]
     assert more == [5 + 1, 5 + 6, 6, 1, 1, 2, 1, 4]  # waits: two values and a gradient are checked, and the list
+
+
+# Many runs at once ----------------------------------------------------------------------------------------------------
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations that compute, which views do not."""
+
+    VIEWS = ("view", "select", "slice", "expand", "unsqueeze", "squeeze", "transpose", "permute", "detach", "unbind")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        self.count += name not in (*self.VIEWS, "t", "_unsafe_view", "alias", "split", "split_with_sizes")
+        return function(*args, **(kwargs or {}))
+
+
+def work_of_many(number):
+    """Computing operations and waits of the fifth iteration of so many runs together."""
+    config = config_of("recipe", 5)
+    runs = ManyRuns(get_target("gmm25"), [replace(config, seed=seed) for seed in range(number)])
+    runs.train(4)
+    on_host = [state["step"] for state in runs.trainers[0].optimisers.optimisers["log_z"].state.values()]
+    with (
+        Operations() as operations,
+        Waits([*on_host, *(trainer.averaged.n_averaged for trainer in runs.trainers)]) as waits,
+    ):
+        runs.step()
+    return operations.count, waits.names
+
+
+def test_one_run_more_takes_hardly_more_operations_and_no_wait():
+    """It costs its random numbers (noise of 2T steps, two draws) and a few notes; everything else is shared."""
+    (two, waits), (six, same) = work_of_many(2), work_of_many(6)
+    assert (six - two) / 4 <= 2 * 5 + 2 + 8, (two, six)
+    assert waits == same and len(waits) == 4, waits  # densities, updates, new rows; and the steps of Adam

@@ -91,6 +91,7 @@ def moved(trainer):
         {},
         {"agent": {"time_grid_power": None}, "replay": {"priority": "importance_weight", "beta": 0.5}},
         {"target_rate": 0.0, "average_decay": 0.0, "single_optimiser": True, "replay": {"priority": "loss"}},
+        {"agent": {"destruction_schedule": "learned", "shared_backbone": False}, "target_networks": "generation"},
         {
             "objective": "trajectory_balance",
             "agent": {"reference": "variance_exploding"},
