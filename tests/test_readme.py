@@ -63,6 +63,7 @@ def test_commands_are_known(tmp_path, monkeypatch, capsys):
     assert len(commands()) >= 7
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ebbflow.trainers.train.train", lambda config, out, **rest: {"interrupted": 0})
+    monkeypatch.setattr("ebbflow.trainers.train_many.train_many", lambda config, runs, out, **rest: {"interrupted": 0})
 
     def not_now(target, **settings):
         raise InputError(f"{target} would be measured")

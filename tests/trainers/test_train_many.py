@@ -1,7 +1,9 @@
 """Many runs by the command line: ordinary run folders, interrupted and resumed together or one by one."""
 
 import json
+import re
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,3 +113,15 @@ def test_an_error_of_one_run_names_its_seed_and_leaves_no_empty_folders(ebbflow,
     failed = ebbflow("train", "gmm25", *flags(iterations=4, checkpoint_every=100), "--runs", 2, "--out", "many")
     assert failed.code == 2 and "seed 1: training: the loss was not finite" in failed.message
     assert not list((tmp_path / "many").glob("*"))
+
+
+def test_the_page_tells_what_runs():
+    page = (Path(__file__).parents[2] / "docs" / "scaling-out.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ManyRuns" in block]
+    for written, quick in (("iterations=600", "iterations=2"), ("batch_size=64", "batch_size=8")):
+        assert written in code
+        code = code.replace(written, quick)
+    tiny = "first = replace(first, anchors=replace(first.anchors, share=0.0), agent=replace(first.agent, width=8))\n"
+    names = {}
+    exec(code.replace("rates =", f"{tiny}rates ="), names)
+    assert len(names["agents"]) == 3 and names["runs"].iteration == 2
