@@ -3,8 +3,8 @@
     python benchmarks/many_runs.py --out benchmarks/results/many_runs.md
     python benchmarks/many_runs.py --device cuda --out many_runs_gpu.md
 
-gmm25, T = 5, everything at its default but the size: width 128 and batch 256, and width 32 and batch 64. The memory is
-filled first. Median processor time in turns with a single run (on a GPU wall time, waiting for the device), and what
+gmm25, T = 5, everything at its default but the size: width 128 and batch 256, width 32 and batch 64, and width 4 and
+batch 8, whose time is that of asking for operations and nothing else. The memory is filled by up to 40 iterations. Median processor time in turns with a single run (on a GPU wall time, waiting for the device), and what
 does not depend on the machine: how many operations the host asks for. Views are told apart, for they compute nothing.
 """
 
@@ -26,7 +26,7 @@ from ebbflow.trainers.config import TrainConfig
 from ebbflow.trainers.many_runs import ManyRuns
 from ebbflow.trainers.trainer import Trainer
 
-SIZES = {"small": (32, 64), "default": (128, 256)}  # width, batch
+SIZES = {"tiny": (4, 8), "small": (32, 64), "default": (128, 256)}  # width, batch
 TOGETHER = (1, 2, 4, 8, 16)
 PARTS = {  # of an iteration of many: whose method it is, and what it does
     "new paths": (lambda many: many.batches, "_generated"),
@@ -139,7 +139,7 @@ def shares(many: ManyRuns, turns: int, device: str) -> dict[str, float]:
 
 def run(
     together: Annotated[tuple[int, ...], tyro.conf.arg(help="how many runs together")] = TOGETHER,
-    sizes: Annotated[tuple[str, ...], tyro.conf.arg(help="of small, default")] = tuple(SIZES),
+    sizes: Annotated[tuple[str, ...], tyro.conf.arg(help="of tiny, small, default")] = tuple(SIZES),
     turns: Annotated[int, tyro.conf.arg(help="timed iterations of each")] = 11,
     device: Annotated[str, tyro.conf.arg(help="cpu or cuda")] = "cpu",
     out: Annotated[Path | None, tyro.conf.arg(help="write the page to this file instead of the terminal")] = None,
@@ -167,7 +167,7 @@ def run(
             configs = configs_of(number, width, batch, device)
             alone = Trainer(get_target("gmm25"), configs[0])
             many = ManyRuns(get_target("gmm25"), configs)
-            filling = 10_000 // (batch // 2) // 4  # a quarter of the memory, in as many iterations
+            filling = min(40, 10_000 // (batch // 2) // 4)  # of the memory a quarter, or less
             alone.train(filling)
             many.train(filling)
             one, all_of_them = medians([alone.step, many.step], turns, device)

@@ -119,9 +119,12 @@ class ManyReplays:
         """Write the newly evaluated D `[k]` of the rows at `place` `[k]`, as `Replay.update` does."""
         flat = self.columns.flatten(0, 1)
         value = log_ratio.detach().double()
-        sums = torch.zeros(len(flat), dtype=torch.float64, device=self.device).index_add_(0, place, value)
-        counts = torch.zeros_like(sums).index_add_(0, place, torch.ones_like(value))
-        mean = (sums / counts)[place].to(flat["log_ratio"].dtype)
+        # A row may have been drawn twice: the mean of its values, looked up among the rows in use.
+        rows = max(map(len, self.replays))
+        slot = place.div(self.capacity, rounding_mode="floor") * rows + place % self.capacity
+        sums = torch.zeros(len(self.replays) * rows, dtype=torch.float64, device=self.device).index_add_(0, slot, value)
+        counts = torch.zeros_like(sums).index_add_(0, slot, torch.ones_like(value))
+        mean = (sums / counts)[slot].to(flat["log_ratio"].dtype)
         known = mean.isfinite()
         flat["log_ratio"][place] = torch.where(known, mean, 0.0)
         flat["known"][place] = known
