@@ -4,8 +4,9 @@
     python benchmarks/many_runs.py --device cuda --out many_runs_gpu.md
 
 gmm25, T = 5, everything at its default but the size: width 128 and batch 256, width 32 and batch 64, and width 4 and
-batch 8, whose time is that of asking for operations and nothing else. The memory is filled by up to 40 iterations. Median processor time in turns with a single run (on a GPU wall time, waiting for the device), and what
-does not depend on the machine: how many operations the host asks for. Views are told apart, for they compute nothing.
+batch 8, whose time is that of asking for operations and nothing else. Up to 40 iterations fill the memory first. Median
+processor time in turns with a single run (on a GPU wall time, waiting for the device), and what does not depend on the
+machine: how many operations the host asks for. Views are told apart, for they compute nothing.
 """
 
 import platform
