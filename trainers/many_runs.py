@@ -21,10 +21,11 @@ from ..agents.agent import Agent
 from ..envs.errors import InputError
 from ..envs.target import Target
 from .config import OPTIMISERS, TrainConfig
-from .many_batches import ManyBatches, SharedDensity
+from .many_batches import ManyBatches
 from .objectives.joint_loss import JointLoss
 from .random_stream import RandomStream
 from .run_folder import flatten
+from .shared_density import SharedDensity
 from .stacked_parameters import StackedParameters
 from .trainer import Trainer
 

@@ -121,15 +121,25 @@ def test_each_of_many_runs_is_the_run_alone(settings, changes):
     assert any((start[name] - value).abs().max() > 1e-6 for name, value in runs.trainers[0].agent.state_dict().items())
 
 
-def test_runs_may_differ_in_numbers_of_many_kinds(settings):
+@pytest.mark.parametrize(
+    "common",
+    [
+        {},
+        {"replay": {"contents": "path"}, "agent": {"features": ["raw", "score"]}},
+        {"objective": "detailed_balance", "agent": {"forward_looking": True, "reference": "variance_exploding"}},
+    ],
+)
+def test_runs_may_differ_in_numbers_of_many_kinds(settings, common):
     own = [
-        settings(exploration={"scale": 2.0, "inverse_temperature": 0.3}, replay={"share": 0.25, "beta": 1.0}),
-        settings(generation_optimiser={"rate": 1e-3, "beta1": 0.5, "clip_norm": 0.1}, anchors={"share": 0.0}),
-        settings(log_z_optimiser={"warmup": 0, "schedule": "constant"}, replay={"share": 0.0}),
+        {"exploration": {"scale": 2.0, "inverse_temperature": 0.3}, "replay": {"share": 0.25, "beta": 1.0}},
+        {"generation_optimiser": {"rate": 1e-3, "beta1": 0.5, "clip_norm": 0.1}, "anchors": {"share": 0.0}},
+        {"log_z_optimiser": {"warmup": 0, "schedule": "constant"}, "replay": {"share": 0.0}},
     ]
-    for changes in own:
-        changes |= {"dtype": "float64", "iterations": 8}
-    configs = [TrainConfig.from_dict({**changes, "seed": seed}) for seed, changes in enumerate(own)]
+    configs = []
+    for seed, changes in enumerate(own):
+        together = {k: {**v, **changes.get(k, {})} if isinstance(v, dict) else v for k, v in common.items()}
+        both = changes | together
+        configs.append(TrainConfig.from_dict(settings(dtype="float64", iterations=8, seed=seed, **both)))
     runs = ManyRuns(get_target("gmm25"), configs)
     runs.train(ITERATIONS)
     for config, trainer in zip(configs, runs.trainers, strict=True):
