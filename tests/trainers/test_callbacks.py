@@ -221,6 +221,17 @@ def test_the_bar_shows_where_it_is_and_the_live_numbers(tiny):
     assert len(last) <= 100 and "…" not in last
 
 
+def test_one_bar_shows_the_mean_of_several_runs(tiny):
+    out = io.StringIO()
+    loggers = [MetricsLogger(), MetricsLogger(), MetricsLogger()]
+    for logger, elbo in zip(loggers, (-3.0, -1.0, None), strict=True):
+        logger.rows = [dict.fromkeys(MetricsLogger.COLUMNS) | {"elbo": elbo}]
+    console = Console(file=out, width=100, force_terminal=True, color_system=None)
+    train(tiny(iterations=4), ProgressBar(loggers, console))
+    last = next(line for line in reversed(out.getvalue().replace("\r", "\n").splitlines()) if "/4" in line)
+    assert "gmm25 × 3" in last and "ELBO -2.00" in last and "EUBO" not in last
+
+
 def test_the_bar_is_silent_where_nobody_looks(tiny):
     assert drawn(tiny) == ""
 
