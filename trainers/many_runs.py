@@ -60,12 +60,14 @@ class ManyRuns:
 
     Example:
         >>> from ebbflow.envs import get_target
-        >>> settings = {"iterations": 3, "batch_size": 8, "anchors": {"count": 50}}
+        >>> settings = {"iterations": 3, "batch_size": 8, "anchors": {"count": 50}, "agent": {"time_grid_power": 2.0}}
         >>> configs = [TrainConfig.from_dict({**settings, "seed": seed}) for seed in range(4)]
         >>> runs = ManyRuns(get_target("gmm25"), configs)
         >>> runs.train()
-        >>> [trainer.iteration for trainer in runs.trainers], len({float(t.agent.log_z) for t in runs.trainers})
-        ([3, 3, 3, 3], 4)
+        >>> [trainer.iteration for trainer in runs.trainers]
+        [3, 3, 3, 3]
+        >>> len({trainer.agent.log_z.item() for trainer in runs.trainers})  # each has its own
+        4
     """
 
     def __init__(
