@@ -198,9 +198,9 @@ def _check_target(target: Target) -> None:
 def _check_alike(configs: Sequence[TrainConfig]) -> None:
     """Raise an InputError for the first setting that runs in common cannot have, or cannot differ in."""
     first = configs[0]
-    for name, wanted in (("compile", False), ("chunk", None)):
+    for name, wanted in (("compile", False), ("chunk", None), ("matmul_precision", "float32")):
         if getattr(first, name) != wanted:
-            raise InputError(f"{name}: expected {wanted} for runs in common, got {getattr(first, name)!r}")
+            raise InputError(f"{name}: expected {wanted!r} for runs in common, got {getattr(first, name)!r}")
     settings = [flatten(config.to_dict()) for config in configs]
     for name, value in settings[0].items():
         may = any(name == one or name.startswith(f"{one}.") for one in MAY_DIFFER) and name not in MUST_AGREE

@@ -68,11 +68,9 @@ def assert_equal_runs(one, other, tolerance=1e-9):
             assert str(value) == str(other[name]), name
 
 
-def configs_of(settings, seeds=3, own=(), **changes):
-    base = settings(dtype="float64", iterations=8, **changes)
-    return [
-        TrainConfig.from_dict({**base, "seed": seed, **(own[seed] if seed < len(own) else {})}) for seed in range(seeds)
-    ]
+def configs_of(settings, seeds=3, **changes):
+    base = settings(**{"dtype": "float64", "iterations": 8, **changes})
+    return [TrainConfig.from_dict({**base, "seed": seed}) for seed in range(seeds)]
 
 
 def alone(config, target=None, callback=None, until=ITERATIONS):
@@ -241,6 +239,7 @@ def test_a_run_that_asks_to_stop_stops_all_after_the_iteration_under_way(setting
         ({"objective": "vargrad", "destruction_objective": "tlm"}, "destruction_objective: .*any rows.*tlm"),
         ({"compile": True}, "compile: expected False"),
         ({"chunk": 2}, "chunk: expected None"),
+        ({"matmul_precision": "bfloat16", "dtype": "float32"}, "matmul_precision: expected 'float32'"),
     ],
 )
 def test_what_does_not_suit_runs_in_common_is_named(settings, changes, message):
