@@ -8,6 +8,7 @@ from scipy import stats
 
 from ebbflow.agents.references.tokens import (
     MaskInOrder,
+    MaskMixture,
     MaskOneRandom,
     ShuffleEveryToken,
     ShuffleOneToken,
@@ -26,6 +27,8 @@ REFERENCES = {
     "mask_one_random": lambda: MaskOneRandom(SPACE),
     "mask_last": lambda: mask_last(SPACE),
     "mask_in_order": lambda: MaskInOrder(SPACE, [1, 2, 0]),
+    "mask_mixture": lambda: MaskMixture([MaskOneRandom(SPACE), MaskInOrder(SPACE, [1, 2, 0])], [0.3, 0.7]),
+    "mask_mixture_of_orders": lambda: MaskMixture([mask_last(SPACE), MaskInOrder(SPACE, [1, 2, 0])], [0.3, 0.7]),
     "shuffle_one": lambda: ShuffleOneToken(SPACE, steps=4),
     "shuffle_one_leaning": lambda: ShuffleOneToken(SPACE, steps=3, matrix=LEANING),
     "shuffle_one_learned": lambda: ShuffleOneToken(SPACE, steps=4, positions="learned"),

@@ -14,6 +14,7 @@ from ebbflow.agents import DenoisingAgent, TokenNetwork, decode
 from ebbflow.agents.references.tokens import (
     Masking,
     MaskInOrder,
+    MaskMixture,
     MaskOneRandom,
     ShuffleEveryToken,
     ShuffleOneToken,
@@ -31,6 +32,7 @@ MASKINGS = {
     "mask_one_random": lambda: MaskOneRandom(SPACE),
     "mask_last": lambda: mask_last(SPACE),
     "mask_in_order": lambda: MaskInOrder(SPACE, [2, 0, 1]),
+    "mask_mixture": lambda: MaskMixture([MaskOneRandom(SPACE), MaskInOrder(SPACE, [1, 2, 0])], [0.3, 0.7]),
 }
 SHUFFLES = {
     "shuffle_one": lambda: ShuffleOneToken(SPACE, steps=12),

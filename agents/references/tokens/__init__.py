@@ -4,6 +4,7 @@
 |--------------------|--------------------------------------------|-----------------|---------------|
 | `MaskOneRandom`    | one token out of those left, at random     | all masked      | no            |
 | `MaskInOrder`      | one token, in a stated order               | all masked      | yes           |
+| `MaskMixture`      | one token, in one of several orders        | all masked      | no            |
 | `MaskLearnedOrder` | one token, by a network                    | all masked      | no            |
 | `ShuffleOneToken`  | one token at random, through a channel     | noise           | no            |
 | `ShuffleEveryToken`| every token a little, through a channel    | noise           | no            |
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "catalogue": ["TOKEN_REFERENCES", "get_token_reference"],
         "mask_in_order": ["MaskInOrder", "mask_last"],
         "mask_learned_order": ["MaskLearnedOrder"],
+        "mask_mixture": ["MaskMixture"],
         "mask_one_random": ["MaskOneRandom"],
         "masking": ["Masking"],
         "one_position": ["OnePosition"],

@@ -7,6 +7,7 @@ from ....envs.errors import InputError
 from ....envs.spaces import Tokens
 from .mask_in_order import mask_last
 from .mask_learned_order import MaskLearnedOrder
+from .mask_mixture import MaskMixture
 from .mask_one_random import MaskOneRandom
 from .reference import TokenReference
 from .shuffle_every_token import ShuffleEveryToken
@@ -33,6 +34,7 @@ def _shuffle_every_token(space: Tokens, steps: int | None, **_: int) -> TokenRef
 TOKEN_REFERENCES: dict[str, Callable[..., TokenReference]] = {
     "mask_one_random": lambda space, steps, **_: MaskOneRandom(space),
     "mask_last": lambda space, steps, **_: mask_last(space),
+    "mask_last_or_random": lambda space, steps, **_: MaskMixture([mask_last(space), MaskOneRandom(space)], [0.5, 0.5]),
     "mask_learned_order": lambda space, steps, **network: MaskLearnedOrder(space, **network),
     "shuffle_one_token": _shuffle_one_token,
     "shuffle_every_token": _shuffle_every_token,

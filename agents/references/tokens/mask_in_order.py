@@ -43,6 +43,11 @@ class MaskInOrder(Masking):
         self.order = check_order(order, space.length)
         self._rank = self.order.argsort()  # at which step generation writes each position
 
+    @property
+    def orders(self) -> Tensor:
+        """The one that was stated, `[1, length]`."""
+        return self.order.unsqueeze(0)
+
     def kept(self, sample: Tensor, k: int | Tensor) -> Tensor:
         """The first k positions of the order, bool `[..., length]`."""
         return self._rank.to(sample.device) < self._level(k, sample).unsqueeze(-1)

@@ -68,6 +68,7 @@ class MaskLearnedOrder(Masking, nn.Module):
     """
 
     learned: ClassVar[bool] = True
+    closed_levels: ClassVar[bool] = False
     start: Tensor
 
     def __init__(

@@ -13,12 +13,22 @@ __all__ = ["Masking"]
 
 
 class Masking(OnePosition):
-    """What masking references share; at level k, k tokens are left."""
+    """What masking references share; at level k, k tokens are left.
+
+    Class attributes:
+        closed_levels: whether the law of a level, `log_prob_level`, is closed, and does not look at the tokens.
+    """
 
     masks: ClassVar[bool] = True
+    closed_levels: ClassVar[bool] = True
 
     def __init__(self, space: Tokens) -> None:
         super().__init__(space)  # one step for each token
+
+    @property
+    def orders(self) -> Tensor | None:
+        """The orders of generation that it may take, `[m, length]`; None, as here, where it may take any."""
+        return None
 
     @abstractmethod
     def kept(self, sample: Tensor, k: int | Tensor) -> Tensor:
