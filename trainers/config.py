@@ -205,6 +205,10 @@ class TrainConfig:
     destruction_objective: str | None = None
     """Objective of the destruction policy; by default the same, and of data vargrad (among the paths of each sample).
     As above without maximum_likelihood, and tlm (likelihood of the generation policy's own paths)."""
+    proposal: str | None = None
+    """Of random_level on masked data: a reference whose masked states are drawn in place of agent.reference's own, each
+    weighted by the ratio of the two probabilities, so that what is learned stays the same: mask_one_random,
+    mask_last_or_random ... See docs/destructions.md."""
     subtb_lambda: float = 2.0
     """Weight of a part of a trajectory over one that is a step shorter, in sub_trajectory_balance; 0 is
     detailed_balance, inf trajectory_balance."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..agents.denoising_agent import DenoisingAgent
+from ..agents.references.reference import Reference
 from ..envs.errors import InputError, whole_number
 from .objectives.random_level import destroyed_pair, draw_steps
 
@@ -46,7 +47,12 @@ class LikelihoodBound(NamedTuple):
 
 @torch.no_grad()
 def likelihood_bound(
-    agent: DenoisingAgent, x: Tensor, *, draws: int = 16, level_law: Sequence[float] | Tensor | None = None
+    agent: DenoisingAgent,
+    x: Tensor,
+    *,
+    draws: int = 16,
+    level_law: Sequence[float] | Tensor | None = None,
+    proposal: Reference | None = None,
 ) -> LikelihoodBound:
     """Estimate the bound of samples by random levels (module docstring).
 
@@ -56,10 +62,12 @@ def likelihood_bound(
         draws: levels drawn for each sample, >= 1.
         level_law: probabilities of the steps, `[T]`, all > 0; by default those of the reference, `level_law`, or else
             uniform. The estimate is unbiased for any.
+        proposal: a masking reference under which states are drawn in place of the agent's own, and weighted for it
+            (`objectives.proposal`). The estimate is unbiased for any that is taken.
 
     Raises:
-        InputError: for fewer than two samples, anything but states of the space, settings out of range, and a reference
-            whose steps have no densities.
+        InputError: for fewer than two samples, anything but states of the space, settings out of range, a reference
+            whose steps have no densities, and a proposal that does not fit the reference.
 
     Example:
         >>> from ebbflow.agents import TokenNetwork
@@ -80,11 +88,13 @@ def likelihood_bound(
     k, weight = draw_steps(
         many.shape[:-1], agent.steps, reference.level_law if level_law is None else level_law, x.device
     )
-    state, following = destroyed_pair(agent, many, k)
+    state, following, ratio = destroyed_pair(agent, many, k, proposal)
     term = agent.mean_step_log_prob(many, following, state, k)
     term = term - reference.mean_log_prob_step(many, following, state, k)
     known = reference.known_term
-    term = term - known(k) + known(torch.arange(agent.steps, device=k.device)).sum() / weight
+    drawn = term - known(k)
+    drawn = drawn if ratio is None else ratio * drawn
+    term = drawn + known(torch.arange(agent.steps, device=k.device)).sum() / weight
     destroyed = reference.mean_log_prob_destroyed(many)
     per_sample = (destroyed + weight * term).double().mean(1)
     nats, stderr = per_sample.mean().item(), per_sample.std().item() / math.sqrt(len(x))

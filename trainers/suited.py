@@ -95,6 +95,17 @@ def suited_config(
     )
     if tokens and not data:
         _refuse_gradients(config, has_anchors=has_anchors)
+    if config.proposal is not None and not (tokens and objective == "random_level"):
+        of = "tokens" if tokens else "numbers"
+        raise InputError(
+            f"proposal: expected none, for it is of random_level on masked tokens, got {config.proposal!r} with "
+            f"{objective} on {of}"
+        )
+    if config.proposal == "mask_learned_order":
+        raise InputError(
+            "proposal: mask_learned_order by name has learned nothing; expected one without parameters, or pass a "
+            "trained one to random_level_loss"
+        )
     return config
 
 

@@ -24,6 +24,8 @@ from ..agents.point_architecture import build_point_agent
 from ..agents.policies import Policies
 from ..agents.precision import set_matmul_precision
 from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES
+from ..agents.references.tokens.catalogue import get_token_reference
+from ..agents.references.tokens.reference import TokenReference
 from ..agents.token_architecture import build_token_agent
 from ..buffers.anchors import Anchors
 from ..buffers.local_search import LocalSearch
@@ -159,7 +161,7 @@ class Trainer:
         self.objective: JointLoss | RandomLevel
         if generation is None:
             target.require_sample("objective random_level")
-            self.objective = RandomLevel(self.agent, ranks)
+            self.objective = RandomLevel(self.agent, ranks, proposal=self._proposal())
         else:
             self.objective = JointLoss(
                 self.agent,
@@ -226,6 +228,11 @@ class Trainer:
             return generation, generation
         name = config.destruction_objective
         return generation, get_objective(name, "destruction_objective", subtb_lambda=config.subtb_lambda)
+
+    def _proposal(self) -> TokenReference | None:
+        """The reference whose levels are drawn in place of the agent's own; None for its own."""
+        name = self.config.proposal
+        return None if name is None else get_token_reference(name, self.target.space)
 
     def _build_agent(self, flow: bool) -> Policies:
         config = self.config

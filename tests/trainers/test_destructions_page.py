@@ -18,7 +18,7 @@ def cells(line: str) -> list[str]:
 def test_the_examples_run_and_the_table_is_theirs(capsys):
     names: dict[str, object] = {}
     examples = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
-    assert len(examples) == 4
+    assert len(examples) == 5
     for code in examples:
         for pattern, quick in QUICK.items():
             code = re.sub(pattern, quick, code)

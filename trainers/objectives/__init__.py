@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "joint_loss": ["JointLoss"],
         "maximum_likelihood": ["MaximumLikelihood"],
         "path_objective": ["PathObjective", "PathTerms"],
+        "proposal": ["order_weights"],
         "random_level": ["RandomLevel", "random_level_loss"],
         "residual": ["Residual"],
         "reverse_kl": ["ReverseKL"],

@@ -9,7 +9,8 @@ x_{k+1} is drawn from x in one go and x_k by one step: an iteration passes one s
 network. Where it is closed, the mean over the x_{k+1} that x_k may have come from takes the place of the one drawn:
 under random masking, an iteration learns from all masked positions; under Gaussian noise, what is left is the closed
 Gaussian divergence. A deterministic transform has no densities, and then the loss is no likelihood: it is the summed
-error of the guess, ½ ‖x̂_T − x_T‖² in place of −log p→. Compare `MaximumLikelihood`, which takes whole
+error of the guess, ½ ‖x̂_T − x_T‖² in place of −log p→. Masked states may be drawn under another law of orders than the
+reference's, and are then weighted for it (`proposal`). Compare `MaximumLikelihood`, which takes whole
 paths: the same loss, with more of each sample in an iteration.
 Sources: arXiv 2605.30553; arXiv 2107.03006; arXiv 2110.02037; arXiv 2006.11239; arXiv 2208.09392.
 """
@@ -24,10 +25,12 @@ from torchrl.objectives import LossModule
 
 from ...agents.denoising_agent import DenoisingAgent
 from ...agents.policies import Policies
+from ...agents.references.reference import Reference
 from ...envs.channels.finite import probabilities
 from ...envs.errors import InputError
 from ..ranks import ALONE, Ranks
 from .path_objective import PathObjective
+from .proposal import check_proposal, proposed_pair
 
 __all__ = ["RandomLevel", "destroyed_pair", "draw_steps", "random_level_loss", "random_level_losses"]
 
@@ -40,6 +43,7 @@ class RandomLevel(LossModule):
     Args:
         agent: an agent that learns from levels.
         ranks: processes whose samples a loss is of.
+        proposal: under which masked states are drawn, and weighted for it; by default the agent's own reference.
 
     In keys: `state` `[B, T'+1, length]`, of which the last is the sample; the others are not read. A conditional agent
     reads `context` `[B, c]`.
@@ -48,7 +52,7 @@ class RandomLevel(LossModule):
     `[B]`, of which the mean is `loss_generation`.
 
     Raises:
-        InputError: for an agent that learns from whole paths only.
+        InputError: for an agent that learns from whole paths only, and for a proposal that does not fit its reference.
 
     Example:
         >>> from ebbflow.agents import AgentConfig, build_token_agent
@@ -74,14 +78,17 @@ class RandomLevel(LossModule):
     follows_paths: ClassVar[bool] = False
     on_policy_share: ClassVar[float] = 0.0
 
-    def __init__(self, agent: Policies, ranks: Ranks = ALONE) -> None:
+    def __init__(self, agent: Policies, ranks: Ranks = ALONE, *, proposal: Reference | None = None) -> None:
         super().__init__()
         self.ranks = ranks
+        self.proposal = proposal
         if not agent.trains_levels:
             raise InputError(
                 "objective: random_level needs an agent that guesses the sample, as one for tokens does; expected "
                 "maximum_likelihood"
             )
+        if proposal is not None:
+            check_proposal(agent.destruction, proposal)
         self.convert_to_functional(agent, "agent", create_target_params=False)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDict:
@@ -89,14 +96,20 @@ class RandomLevel(LossModule):
         with self.agent_params.to_module(self.agent):
             context = tensordict.get("context", None)
             agent = self.agent if context is None else self.agent.given(context)
-            loss = random_level_losses(agent, tensordict["state"][:, -1])
+            loss = random_level_losses(agent, tensordict["state"][:, -1], proposal=self.proposal)
         (everything,) = self.ranks.gather_rows([loss], even=True)
         zero = torch.zeros_like(loss[:1].sum())
         losses = {name: zero for name in self.out_keys[1:-1]}
         return TensorDict({"loss_generation": everything.mean(), **losses, "log_ratio": loss.detach()}, batch_size=[])
 
 
-def random_level_loss(agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None) -> Tensor:
+def random_level_loss(
+    agent: DenoisingAgent,
+    x: Tensor,
+    *,
+    level_law: Sequence[float] | Tensor | None = None,
+    proposal: Reference | None = None,
+) -> Tensor:
     """Scalar loss, in nats per sample where there are densities, of which one backward is enough; module docstring.
 
     Args:
@@ -104,9 +117,12 @@ def random_level_loss(agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[f
         x: samples, `[n, *space]`.
         level_law: probabilities w of the steps, `[T]`, all > 0; by default those of the reference, `level_law`, or else
             uniform. They change the variance only.
+        proposal: a masking reference under which states are drawn in place of the agent's own, another order of
+            masking. They are weighted by the ratio of the two laws, so that it, too, changes the variance only.
 
     Raises:
-        InputError: for anything but states of the space, and for a law that has a zero or another number of steps.
+        InputError: for anything but states of the space, for a law that has a zero or another number of steps, and for
+            a proposal that is not known to mask all that the agent's reference can, with a known probability.
 
     Example:
         >>> from ebbflow.agents import TokenNetwork
@@ -120,11 +136,15 @@ def random_level_loss(agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[f
         2.0794
     """
     agent.space.check("x", x)
-    return random_level_losses(agent, x, level_law=level_law).mean()
+    return random_level_losses(agent, x, level_law=level_law, proposal=proposal).mean()
 
 
 def random_level_losses(
-    agent: DenoisingAgent, x: Tensor, *, level_law: Sequence[float] | Tensor | None = None
+    agent: DenoisingAgent,
+    x: Tensor,
+    *,
+    level_law: Sequence[float] | Tensor | None = None,
+    proposal: Reference | None = None,
 ) -> Tensor:
     """The loss of each sample, `[n]`, of which `random_level_loss` is the mean; samples are not checked.
 
@@ -138,15 +158,23 @@ def random_level_losses(
     k, weight = draw_steps(
         x.shape[:-1], agent.steps, agent.reference.level_law if level_law is None else level_law, x.device
     )
-    state, following = destroyed_pair(agent, x, k)
-    return weight * agent.step_cost(x, following, state, k)
+    state, following, ratio = destroyed_pair(agent, x, k, proposal)
+    cost = agent.step_cost(x, following, state, k)
+    return weight * (cost if ratio is None else ratio * cost)
 
 
 @torch.no_grad()
-def destroyed_pair(agent: DenoisingAgent, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """x_k and x_{k+1} of samples `[..., *space]` at steps k `[...]`."""
+def destroyed_pair(
+    agent: DenoisingAgent, x: Tensor, k: Tensor, proposal: Reference | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x_k and x_{k+1} of samples `[..., *space]` at steps k `[...]`, and what the pair counts, `[...]`.
+
+    Under the agent's own reference, without a proposal, all count alike: None.
+    """
+    if proposal is not None:
+        return proposed_pair(*check_proposal(agent.reference, proposal), x, k)
     following = agent.reference.sample_level(x, k + 1)
-    return agent.reference.sample_step_given(following, x, k), following
+    return agent.reference.sample_step_given(following, x, k), following, None
 
 
 def draw_steps(
