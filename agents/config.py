@@ -14,7 +14,8 @@ class AgentConfig:
     reference: str | None = None
     """Reference process, by default bridge, and for tokens mask_one_random. Of real numbers: bridge (from the Dirac
     at 0), variance_exploding or variance_preserving (from a Gaussian); of data also noise_preserving and
-    noise_exploding, whose policy guesses the sample. Of tokens: mask_one_random, mask_last, mask_last_or_random,
+    noise_exploding, whose policy guesses the sample, and without likelihoods blur and pixelate (of images) and
+    bijection (which destroys nothing). Of tokens: mask_one_random, mask_last, mask_last_or_random,
     mask_learned_order (whose destruction is trained), shuffle_one_token or shuffle_every_token."""
     time_grid: str = "shrinking"
     """Time grid: uniform, or shrinking (shorter steps towards the sample)."""

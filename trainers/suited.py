@@ -13,8 +13,8 @@
 A density of tokens has the steps and the reference of tokens and the objective of a density; anchors only where there
 are samples to take them from, for tokens have no gradient that could be searched along. What else needs a gradient is
 refused. Numbers destroyed by `noise_preserving` or `noise_exploding` are guessed as tokens are: in 50 steps, by
-random_level. The time grid of a density is matched to it, see `matched_grid`; where there is no gradient, its power
-is 2.
+random_level; and so are those that a deterministic transform destroys (`blur`, `pixelate`, `bijection`), in steps of
+its own. The time grid of a density is matched to it, see `matched_grid`; where there is no gradient, its power is 2.
 Destruction of an agent that starts from samples learns by tlm: log-ratios of its paths are not known.
 """
 
@@ -22,7 +22,11 @@ from dataclasses import replace
 
 from ..agents.config import AgentConfig
 from ..agents.policies import Policies
-from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES, get_continuous_reference
+from ..agents.references.continuous.catalogue import (
+    CONTINUOUS_REFERENCES,
+    TRANSFORMS,
+    get_continuous_reference,
+)
 from ..agents.references.tokens.catalogue import get_token_reference
 from ..envs.errors import InputError
 from ..envs.spaces import Tokens
@@ -66,7 +70,11 @@ def suited_config(
         steps, levels = destruction.steps, not destruction.learned
     elif reference in CONTINUOUS_REFERENCES:
         assert reference is not None
-        steps, levels = get_continuous_reference(reference, target.space, steps, target.scale).steps, True
+        if reference in TRANSFORMS:
+            _refuse_densities(config, target, reference)
+        image_shape = getattr(target, "image_shape", None)
+        process = get_continuous_reference(reference, target.space, steps, target.scale, image_shape=image_shape)
+        steps, levels = process.steps, True
     else:
         reference = reference or ("variance_preserving" if data else "bridge")
         steps = STEPS if steps is None else steps
@@ -107,6 +115,21 @@ def suited_config(
             "trained one to random_level_loss"
         )
     return config
+
+
+def _refuse_densities(config: TrainConfig, target: Target, reference: str) -> None:
+    """Raise an InputError for what a deterministic transform, which has no densities, cannot do."""
+    if target.has_log_prob or target.is_conditional:
+        kind = "a log density" if target.has_log_prob else "contexts"
+        raise InputError(
+            f"agent.reference: {reference} is deterministic, has no likelihood and starts from what is left of data; "
+            f"expected another one for target {target.name!r}, which has {kind}"
+        )
+    if config.objective not in (None, "random_level"):
+        raise InputError(
+            f"objective: expected random_level, the squared error of the guess, for {reference} is deterministic and "
+            f"has no likelihood, got {config.objective}"
+        )
 
 
 def _refuse_gradients(config: TrainConfig, *, has_anchors: bool) -> None:

@@ -23,7 +23,7 @@ from ..agents.exploration import Exploration
 from ..agents.point_architecture import build_point_agent
 from ..agents.policies import Policies
 from ..agents.precision import set_matmul_precision
-from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES
+from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES, TRANSFORMS
 from ..agents.references.tokens.catalogue import get_token_reference
 from ..agents.references.tokens.reference import TokenReference
 from ..agents.token_architecture import build_token_agent
@@ -37,7 +37,7 @@ from ..envs.target import Target
 from .anchor_search import find_anchors
 from .callbacks import Callback
 from .config import TrainConfig
-from .data_batches import DataBatches
+from .data_batches import DataBatches, checked
 from .evaluation import check_agent
 from .matched_grid import with_matched_grid
 from .memory import Memory, Remembered
@@ -53,6 +53,7 @@ from .target_update import TargetUpdate
 
 __all__ = ["Trainer"]
 
+_DESTROYED = 10_000  # samples that give x_0 its law, where only the data know it
 SHARDED = ("replay", "anchors", "local_search", "random")  # of the state: what every rank has its own of
 
 
@@ -245,10 +246,22 @@ class Trainer:
             if isinstance(self.target.space, Tokens):
                 return build_token_agent(self.target.space, **settings)
             if config.agent.reference in CONTINUOUS_REFERENCES:
+                settings["image_shape"] = getattr(self.target, "image_shape", None)
+                settings["samples"] = self._samples_to_destroy() if config.agent.reference in TRANSFORMS else None
                 return build_point_agent(self.target.space, scale=self._scale, **settings)
             return build_agent(self.target.space, scale=self._scale, flow=flow, **settings)
         finally:
             torch.set_default_dtype(before)
+
+    def _samples_to_destroy(self) -> torch.Tensor:
+        """Samples whose law, destroyed, generation starts from; always the same ones, so that a run can be resumed."""
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
+            torch.default_generator.manual_seed(0)  # not torch.manual_seed, which seeds devices that are not restored
+            if on_gpu:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(0)
+            return checked(self.target, self.target.sample(_DESTROYED))
 
     @property
     def evaluated_agent(self) -> Policies:
