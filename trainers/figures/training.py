@@ -27,7 +27,7 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], true_log_z: float | No
     """A panel each for bounds, ESS, likelihoods of data and losses, of those that `metrics` hold; None for none."""
     curves = {name: _curve(metrics, name) for name in ("elbo", "eubo", "log_z", "ess", *_BITS, *_LOSSES)}
     curves = {name: curve for name, curve in curves.items() if len(curve[0])}
-    bounds = [name for name in ("elbo", "eubo") if name in curves]
+    bounds: list[str] = [name for name in ("elbo", "eubo") if name in curves]
     if "log_z" in curves and (bounds or numpy.ptp(curves["log_z"][1]) > 0.0):  # else there was none to learn
         bounds.append("log_z")
     bits = [name for name in _BITS if name in curves]
