@@ -72,4 +72,4 @@ class GivenTarget(Target):
     @property
     def can_sample(self) -> bool:
         """Whether the source has exact samples at a context."""
-        return self.source.can_sample
+        return self.source.can_sample_given

@@ -188,6 +188,11 @@ class Target(nn.Module):
         """Whether exact samples can be drawn."""
         return type(self).sample is not Target.sample
 
+    @property
+    def can_sample_given(self) -> bool:
+        """Of a conditional target: whether exact samples can be drawn at a context of one's choice, beside pairs."""
+        return self.can_sample
+
     def require_log_prob(self, purpose: str) -> None:
         """Raise an InputError that names `purpose` unless the target has a log density."""
         if not self.has_log_prob:

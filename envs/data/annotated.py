@@ -3,7 +3,8 @@ r"""Samples with a condition computed of each: pairs to train a conditional poli
     x ~ p,   c = condition(x)        a policy that learns p(x | c) generates at a c of one's choice
 
 A predicate makes c a 0 or a 1; a reward makes it a number, or with bins a one-hot vector of the bin that it lies in.
-Asking for a high reward then takes no gradient and no search: reward as conditioning. Source: arXiv 2605.30553.
+Where numbers hardly ever come twice there are pairs, and no samples at one of them: what is generated at a number is
+then judged by likelihoods alone, and its distance from exact samples is not known. Asking for a high reward then takes no gradient and no search: reward as conditioning. Source: arXiv 2605.30553.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from .conditioned import Conditioned
 __all__ = ["Annotated"]
 
 _DRAWS = 10_000  # of which the shape of a context and the edges of bins are found
+_MOST_CONTEXTS = 1_000  # different ones among these, for each to come about ten times
 
 
 class Annotated(Target):
@@ -34,6 +36,8 @@ class Annotated(Target):
 
     Attributes:
         edges: the lower edge of each bin but the first, `[bins − 1]`; None without bins.
+        can_sample_given: whether contexts come back, at most 1,000 different ones among 10,000, so that there are
+            exact samples at each.
 
     Raises:
         InputError: for a conditional source or one without samples, a condition that does not return one finite context
@@ -83,6 +87,8 @@ class Annotated(Target):
             self.edges = edges[edges > seen.min()].to(seen)
             if not len(self.edges):
                 raise InputError("bins: expected numbers that differ, got the same one for all samples")
+        different = len(seen.unique(dim=0)) if self.edges is None else len(self.edges) + 1
+        self._comes_back = different <= _MOST_CONTEXTS
         self.context_space = Continuous(seen.shape[1] if self.edges is None else len(self.edges) + 1)
 
     def contexts(self, x: Tensor) -> Tensor:
@@ -113,14 +119,30 @@ class Annotated(Target):
         """Contexts of `n` samples, `[n, c]`."""
         return self.sample_pairs(n)[1]
 
+    @property
+    def can_sample_given(self) -> bool:
+        """Whether there are exact samples at a context (class docstring)."""
+        return self._comes_back
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """Height and width, where the samples of the source are images."""
+        return getattr(self.source, "image_shape", None)
+
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
         """For each of the contexts `[n, c]` a sample that has it, by exact rejection; without them samples of any.
 
         Raises:
-            InputError: for contexts that samples do not have, or so seldom that none was found.
+            InputError: for contexts that samples do not have, or so seldom that none was found, and for any where
+                conditions are numbers that hardly ever come twice.
         """
         if context is None:
             return self.source.sample(n)
+        if not self.can_sample_given:
+            raise InputError(
+                f"condition: target {self.name!r} has samples at one context only where contexts come back, and not of "
+                "a number that hardly ever does; expected bins=..., or sample_pairs"
+            )
         rows = self.check_context(context)
         if rows.shape[:-1] != (n,):
             raise InputError(f"context: expected {n}, one for each sample, got {list(context.shape)}")

@@ -80,6 +80,17 @@ def test_a_reward_is_a_number_or_a_bin():
     assert binned.contexts(best)[:, -1].all()
 
 
+def test_at_a_number_that_never_comes_twice_there_are_no_samples():
+    first = Annotated(get_target("two-moons"), lambda x: x[:, 0])
+    binned = Annotated(get_target("two-moons"), lambda x: x[:, 0], bins=3)
+    assert (first.can_sample, first.can_sample_given, binned.can_sample_given) == (True, False, True)
+    at = first.given(first.sample_context(1)[0])
+    assert not at.can_sample
+    with pytest.raises(InputError, match="condition: target 'two-moons-annotated' has samples .* expected bins=..."):
+        at.sample(3)
+    assert Annotated(CHAIN, CHAIN).can_sample_given and Annotated(CHAIN, two_zeros).given(torch.ones(1)).can_sample
+
+
 def test_pairs_held_out_are_annotated():
     data = Annotated(Dataset.split(CHAIN.sample(50)), two_zeros)
     assert data.held_out.shape == (10, 4) and data.held_out_contexts.shape == (10, 1)
