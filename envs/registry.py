@@ -50,6 +50,10 @@ DATA: dict[str, str] = {
     "digits-dequantised": "data: the same with noise within each of the 17 levels of grey",
     "digits-tokens": "data: the same as 64 tokens of 17 levels",
     "digits-binary": "data: the same as 64 tokens, dark or not",
+    "digits-labelled": "data: digits with their class, 0 to 9, as the context of a conditional policy",
+    "digits-dequantised-labelled": "data: digits-dequantised, likewise",
+    "digits-tokens-labelled": "data: digits-tokens, likewise",
+    "digits-binary-labelled": "data: digits-binary, likewise",
     "two-moons": "data: 10,000 points on two half circles in 2 dimensions",
     "checkerboard": "data: 10,000 points on the dark squares of a board in 2 dimensions",
     "python-docs": "data: Python's language reference in windows of 32 characters",
@@ -89,6 +93,7 @@ _NUMBERED = {
     "digits-binary-": ("data.digits:digits_binary", "unique"),
     "python-docs-": ("data.python_docs:python_docs", "length"),
 }
+_LABELLED = ("digits", "digits-dequantised", "digits-tokens", "digits-binary")  # have classes, after -labelled
 _DATA_FILES = (".npy", ".csv", ".txt")
 _PLACEHOLDERS = {"dim": "<d>", "modes": "<n>", "unique": "<n>", "length": "<l>"}
 
@@ -205,12 +210,16 @@ def _resolve(spec: str, dim: int | None) -> "Target":
 
 
 def _built_in(name: str, dim: int | None) -> "Target | None":
-    if name in _SINGLE:
-        return _make(_SINGLE[name])
     digits = name[len(name.rstrip("0123456789")) :]
+    labels: dict[str, bool] = {}
+    plain, labelled, rest = name.partition("-labelled")
+    if labelled and plain in _LABELLED and rest in ("", f"-{digits}"):
+        name, labels = plain + rest, {"labelled": True}
+    if name in _SINGLE:
+        return _make(_SINGLE[name], **labels)
     if digits and (prefix := name.removesuffix(digits)) in _NUMBERED:
         maker, argument = _NUMBERED[prefix]
-        return _make(maker, **{argument: int(digits)})
+        return _make(maker, **{argument: int(digits)}, **labels)
     if f"{name}-" not in _NUMBERED:
         return None
     maker, argument = _NUMBERED[f"{name}-"]

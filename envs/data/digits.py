@@ -112,7 +112,8 @@ def _images(name: str) -> tuple[Tensor, Tensor]:
 
 
 def _data(name: str, rows: Tensor, labels: Tensor | None, unique: int | None, seed: int, **settings: Any) -> Dataset:
-    """The data set of all rows; limited to so many samples if that is asked for, which its name then tells."""
+    """The data set of all rows, with classes or limited to so many samples if asked for, which its name then tells."""
+    name = name if labels is None else f"{name}-labelled"
     settings |= {"image_shape": IMAGE, "name": name if unique is None else f"{name}-{unique}"}
     data = Dataset.split(rows, **settings) if labels is None else LabelledDataset.split(rows, labels=labels, **settings)
     return data if unique is None else data.limited(unique, seed)
