@@ -4,7 +4,8 @@ r"""Samples with a condition computed of each: pairs to train a conditional poli
 
 A predicate makes c a 0 or a 1; a reward makes it a number, or with bins a one-hot vector of the bin that it lies in.
 Where numbers hardly ever come twice there are pairs, and no samples at one of them: what is generated at a number is
-then judged by likelihoods alone, and its distance from exact samples is not known. Asking for a high reward then takes no gradient and no search: reward as conditioning. Source: arXiv 2605.30553.
+then judged by likelihoods alone, and its distance from exact samples is not known. Asking for a high reward takes
+no gradient and no search: reward as conditioning. Source: arXiv 2605.30553.
 """
 
 from collections.abc import Callable

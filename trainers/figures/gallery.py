@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ...agents.policies import Policies
+from ...envs.data.labelled import LabelledDataset
 from ...envs.spaces import Tokens
 from ...envs.target import Target
 from ..evaluation import check_agent, contexts_of_evaluation, looking_on
 from .drawn import draw_paths
-from .images import image_paths_figure, image_samples_figure
+from .images import image_contexts_figure, image_paths_figure, image_samples_figure
 from .orders import order_figure
 from .paths import paths_figure
 from .samples import samples_figure
@@ -20,6 +22,8 @@ from .training import training_figure
 from .weights import weights_figure
 
 __all__ = ["write_figures"]
+
+_MOST_ROWS = 10  # contexts of which images are drawn
 
 
 def write_figures(
@@ -40,7 +44,8 @@ def write_figures(
 
     Of images and of tokens the first and the last show whole samples.
 
-    Those of a conditional target are drawn at one context of its law.
+    Those of a conditional target are drawn at one context of its law; samples that are images, at each of its classes,
+    or at some contexts.
 
     Args:
         folder: where to; made if it does not exist.
@@ -67,12 +72,15 @@ def write_figures(
     """
     check_agent(agent, target)
     contexts = contexts_of_evaluation(agent, target, 1, seed)
-    if contexts is not None:
-        agent, target = agent.given(contexts[0]), target.given(contexts[0])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    shape: tuple[int, int] | None = getattr(target, "image_shape", None)
+    rows = None if contexts is None or shape is None else _rows_of_contexts(agent, target, seed)
     with looking_on(agent, target, seed):
-        figures = _figures(agent, target)
+        one = (agent, target) if contexts is None else (agent.given(contexts[0]), target.given(contexts[0]))
+        figures = _figures(*one, shape)
+        if shape is not None and rows is not None:
+            figures["samples"] = image_contexts_figure(agent, target, shape, rows)
         figures["training"] = training_figure(metrics or [], None if contexts is not None else target.log_z)
     written = []
     for name in ("samples", "training", "weights", "paths", "order"):
@@ -83,9 +91,16 @@ def write_figures(
     return written
 
 
-def _figures(agent: Policies, target: Target) -> dict[str, Figure | None]:
-    """Those of the paths, by what a state is."""
-    shape = getattr(target, "image_shape", None)
+def _rows_of_contexts(agent: Policies, target: Target, seed: int) -> Tensor | None:
+    """Contexts `[m, c]` to draw a row of images for: all classes, or some of the law in ascending order."""
+    if isinstance(target, LabelledDataset):
+        return target.contexts[:_MOST_ROWS].to(agent.log_z)
+    drawn = contexts_of_evaluation(agent, target, _MOST_ROWS, seed)
+    return None if drawn is None else drawn.unique(dim=0)
+
+
+def _figures(agent: Policies, target: Target, shape: tuple[int, int] | None) -> dict[str, Figure | None]:
+    """Those of the paths, by what a state is; of images of this shape."""
     if shape is not None:
         ordered = isinstance(target.space, Tokens) and agent.destruction.learned
         return {

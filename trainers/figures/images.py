@@ -1,10 +1,11 @@
-"""Figures of data that are images: samples beside data, and both policies step by step."""
+"""Figures of data that are images: samples beside data, at contexts a row each, and both policies step by step."""
 
 from typing import Any
 
 import numpy
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ...agents.policies import Policies
 from ...envs.spaces import Tokens
@@ -13,7 +14,7 @@ from ..evaluation import exact_samples
 from .drawn import to_array
 from .style import Array
 
-__all__ = ["image_paths_figure", "image_samples_figure", "steps_shown"]
+__all__ = ["image_contexts_figure", "image_paths_figure", "image_samples_figure", "steps_shown"]
 
 _SIDE = 8  # images a side
 _ROWS = 4  # samples whose paths are shown
@@ -24,26 +25,35 @@ _UNKNOWN = "#f2b27c"  # a masked token
 def image_samples_figure(agent: Policies, target: Target, shape: tuple[int, int]) -> Figure:
     """A grid of generated images, and one of data."""
     n = _SIDE**2
-    panels = {
-        "generated": to_array(agent.generate(n)["state"][:, -1]),
-        "data": to_array(exact_samples(agent, target, n)),
-    }
-    figure = Figure(figsize=(8.4, 4.5), layout="constrained")
-    for axes, (name, states) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        tiles = numpy.pad(states.reshape(-1, *shape), ((0, 0), (0, 1), (0, 1)), constant_values=numpy.nan)
-        height, width = tiles.shape[1:]
-        grid = tiles.reshape(_SIDE, _SIDE, height, width).swapaxes(1, 2).reshape(_SIDE * height, _SIDE * width)
-        _show(axes, grid[:-1, :-1], target, panels["data"])
-        axes.set_title(name)
+    panels = {"generated": _square(to_array(agent.generate(n)["state"][:, -1]))}
+    if target.can_sample:
+        panels["data"] = _square(to_array(exact_samples(agent, target, n)))
+    figure = _panels(panels, target, shape)
     figure.suptitle(f"{target.name}: samples")
+    return figure
+
+
+def image_contexts_figure(agent: Policies, target: Target, shape: tuple[int, int], contexts: Tensor) -> Figure:
+    """A row of generated images for each of the contexts `[m, c]`, and of data where there are samples at one."""
+    ways = {"generated": lambda c: agent.given(c).generate(_SIDE)["state"][:, -1]}
+    if target.can_sample_given:
+        ways["data"] = lambda c: exact_samples(agent, target.given(c), _SIDE)
+    panels = {name: numpy.stack([to_array(way(c)) for c in contexts]) for name, way in ways.items()}
+    figure = _panels(panels, target, shape)
+    first = figure.axes[0]
+    first.set_yticks([(shape[0] + 1) * i + (shape[0] - 1) / 2 for i in range(len(contexts))])
+    first.set_yticklabels([_label(c) for c in contexts], fontsize=9)
+    first.tick_params(length=0)
+    figure.suptitle(f"{target.name}: samples at contexts, a row each")
     return figure
 
 
 def image_paths_figure(agent: Policies, target: Target, shape: tuple[int, int]) -> Figure:
     """Rows of a few samples from left (destroyed) to right (sample): generated ones above, destroyed data below."""
-    exact = exact_samples(agent, target, _ROWS)
+    generated = agent.generate(_ROWS)["state"]
+    exact = exact_samples(agent, target, _ROWS) if target.can_sample else generated[:, -1]
     destroyed = agent.destroy(exact, None, agent.log_z.new_zeros(_ROWS))["state"]
-    rows = [("generation →", to_array(agent.generate(_ROWS)["state"])), ("← destruction", to_array(destroyed))]
+    rows = [("generation →", to_array(generated)), ("← destruction", to_array(destroyed))]
     shown = steps_shown(agent.steps, _COLUMNS)
     figure = Figure(figsize=(0.6 + 0.85 * len(shown), 0.5 + 0.88 * 2 * _ROWS), layout="constrained")
     halves: Any = figure.subfigures(2, 1)
@@ -69,6 +79,34 @@ def steps_shown(steps: int, columns: int) -> list[int]:
     if steps < columns:
         return list(range(steps + 1))
     return [round(i * steps / (columns - 1)) for i in range(columns)]
+
+
+def _square(states: Array) -> Array:
+    """Images in as many rows as there are in each, `[side, side, pixels]`."""
+    return states.reshape(_SIDE, _SIDE, -1)
+
+
+def _panels(panels: dict[str, Array], target: Target, shape: tuple[int, int]) -> Figure:
+    """Rows of images `[rows, columns, pixels]` side by side, in shades of the last of them."""
+    height, width = shape
+    rows = max(len(states) for states in panels.values())
+    figure = Figure(figsize=(4.2 * len(panels), 0.3 + 0.525 * rows), layout="constrained")
+    data = [*panels.values()][-1]
+    for axes, (name, states) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        tiles = states.reshape(*states.shape[:2], height, width)
+        tiles = numpy.pad(tiles, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=numpy.nan)
+        grid = tiles.swapaxes(1, 2).reshape(len(states) * (height + 1), -1)
+        _show(axes, grid[:-1, :-1], target, data)
+        axes.set_title(name)
+    return figure
+
+
+def _label(context: Tensor) -> str:
+    """A context in few characters: the number of the class, or of the bin, that a one-hot vector stands for."""
+    numbers = context.tolist()
+    if len(numbers) > 1 and sorted(numbers)[-2:] == [0.0, 1.0] and sum(numbers) == 1.0:
+        return str(numbers.index(1.0))
+    return ", ".join(f"{number:.3g}" for number in numbers[:3]) + (" …" if len(numbers) > 3 else "")
 
 
 def _show(axes: Any, image: Array, target: Target, data: Array) -> None:
