@@ -26,9 +26,9 @@ def test_the_command_lines_are_understood(ebbflow):
     quick = ("--iterations", 2, "--batch-size", 8, "--evaluation-samples", 16)
     Path("mine.py").write_text(PYTHON[0])
     lines = re.findall(r"^ebbflow (train .*)$", PAGE, flags=re.MULTILINE)
-    assert len(lines) == 4
+    assert len(lines) == 5
     for i, line in enumerate(lines):
-        words = line.replace("--iterations 500", "").replace("--out runs/palindromes", "").split()
+        words = re.sub(r"--(iterations|batch-size|out) \S+", "", line).split()
         run = ebbflow(*words, *quick, "--out", f"runs/{i}")
         assert run.code == 0, run.err
     figures = {path.name for path in Path("runs/0/figures").iterdir()}
