@@ -93,10 +93,17 @@ class DataBatches:
         if cost is not None and not learned:
             raise InputError("path_cost: expected none, for there is no destruction to learn what to avoid")
         self.paths_per_sample = config.paths_per_sample if learned else 1
-        if self.paths_per_sample > config.batch_size - self.generated:
+        rows = config.batch_size - self.generated
+        if self.paths_per_sample > rows and config.paths_per_sample == TrainConfig().paths_per_sample:
+            least = config.paths_per_sample * (2 if self.generated else 1)
             raise InputError(
-                f"paths_per_sample: expected at most {config.batch_size - self.generated}, the rows of a batch that "
-                f"are destroyed samples, got {config.paths_per_sample}"
+                f"batch_size: expected at least {least}, for the {config.paths_per_sample} paths of a sample "
+                f"(paths_per_sample) that a learned destruction compares, got {config.batch_size}"
+            )
+        if self.paths_per_sample > rows:
+            raise InputError(
+                f"paths_per_sample: expected at most {rows}, the rows of a batch that are destroyed samples, got "
+                f"{config.paths_per_sample}"
             )
 
     def draw(self) -> TensorDict:

@@ -146,6 +146,11 @@ def fit(
     values["target"] = target.name
     config = TrainConfig.from_dict(values, origin="fit")
     anchors = None
+    if samples is not None and not target.has_log_prob:
+        raise InputError(
+            f"samples: expected none for target {target.name!r}, which has no log density to learn and samples of its "
+            "own; to learn from yours, fit(Dataset.split(samples))"
+        )
     if samples is not None:
         where = device_of(config), getattr(torch, config.dtype)
         anchors = Anchors.from_samples(target.to(*where), placed(target, _states(samples), *where))

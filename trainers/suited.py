@@ -32,6 +32,7 @@ from ..envs.errors import InputError
 from ..envs.spaces import Tokens
 from ..envs.target import Target
 from .config import STEPS, TrainConfig
+from .unsuited import refuse_unsuited, refuse_with_transform
 
 __all__ = ["suited_config"]
 
@@ -51,7 +52,7 @@ def suited_config(
 
     Raises:
         InputError: for a reference of tokens that is unknown, or that cannot take the given number of steps, and for
-            what a density of tokens cannot do.
+            what does not suit the target, see `unsuited`.
 
     Example:
         >>> from ebbflow.envs import get_target
@@ -71,7 +72,7 @@ def suited_config(
     elif reference in CONTINUOUS_REFERENCES:
         assert reference is not None
         if reference in TRANSFORMS:
-            _refuse_densities(config, target, reference)
+            refuse_with_transform(config, target)
         image_shape = getattr(target, "image_shape", None)
         process = get_continuous_reference(reference, target.space, steps, target.scale, image_shape=image_shape)
         steps, levels = process.steps, True
@@ -101,49 +102,5 @@ def suited_config(
         agent=replace(config.agent, reference=reference, time_grid_power=power),
         anchors=replace(config.anchors, share=share),
     )
-    if tokens and not data:
-        _refuse_gradients(config, has_anchors=has_anchors)
-    if config.proposal is not None and not (tokens and objective == "random_level"):
-        of = "tokens" if tokens else "numbers"
-        raise InputError(
-            f"proposal: expected none, for it is of random_level on masked tokens, got {config.proposal!r} with "
-            f"{objective} on {of}"
-        )
-    if config.proposal == "mask_learned_order":
-        raise InputError(
-            "proposal: mask_learned_order by name has learned nothing; expected one without parameters, or pass a "
-            "trained one to random_level_loss"
-        )
+    refuse_unsuited(config, target, has_anchors=has_anchors)
     return config
-
-
-def _refuse_densities(config: TrainConfig, target: Target, reference: str) -> None:
-    """Raise an InputError for what a deterministic transform, which has no densities, cannot do."""
-    if target.has_log_prob or target.is_conditional:
-        kind = "a log density" if target.has_log_prob else "contexts"
-        raise InputError(
-            f"agent.reference: {reference} is deterministic, has no likelihood and starts from what is left of data; "
-            f"expected another one for target {target.name!r}, which has {kind}"
-        )
-    if config.objective not in (None, "random_level"):
-        raise InputError(
-            f"objective: expected random_level, the squared error of the guess, for {reference} is deterministic and "
-            f"has no likelihood, got {config.objective}"
-        )
-
-
-def _refuse_gradients(config: TrainConfig, *, has_anchors: bool) -> None:
-    """Raise an InputError for the first setting that needs the gradient of the density."""
-    searched = not has_anchors and config.anchors.samples is None and config.replay.share > 0
-    wanted = {
-        "objective": (config.objective == "reverse_kl", "reverse_kl_log_derivative", config.objective),
-        "anchors.share": (searched and config.anchors.share != 0.0, "0, or anchors.samples", config.anchors.share),
-        "local_search.kind": (config.local_search.kind != "none", "none", config.local_search.kind),
-        "exploration.drift": (config.exploration.drift != 0.0, "0", config.exploration.drift),
-        "exploration.added": (config.exploration.added != 0.0, "0", config.exploration.added),
-        "agent.langevin": (config.agent.langevin, "no", "yes"),
-        "agent.features": ("score" in config.agent.features, "no score", config.agent.features),
-    }
-    for field, (needed, expected, got) in wanted.items():
-        if needed:
-            raise InputError(f"{field}: tokens have no gradient and no noise to add to; expected {expected}, got {got}")

@@ -231,7 +231,7 @@ class Broken(Target):
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
-        (normal, {"objective": "vargrad"}, "training generation by VarGrad needs a log density"),
+        (normal, {"objective": "vargrad"}, "objective: vargrad needs a log density"),
         (normal, {"objective": "random_level"}, "objective: random_level needs an agent that guesses"),
         (normal, {"paths_per_sample": 300}, "paths_per_sample: expected at most 256"),
         (
@@ -242,7 +242,7 @@ class Broken(Target):
         (normal, {"path_cost": "math:fabs", "destruction_objective": "tlm"}, "path_cost: expected none"),
         (bits, {"steps": 5}, "steps: mask_one_random masks one token a step, so expected 3, got 5"),
         (bits, {"agent": {"reference": "bridge"}}, "reference: expected one of .* for tokens, got 'bridge'"),
-        (bits, {"objective": "trajectory_balance"}, "training generation by TrajectoryBalance needs a log density"),
+        (bits, {"objective": "trajectory_balance"}, "objective: trajectory_balance needs a log density"),
         (
             lambda: Broken(torch.zeros(1, 3), Continuous(2)),
             {},

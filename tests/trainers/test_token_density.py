@@ -87,7 +87,7 @@ def test_anchors_of_tokens_are_samples(kind, tmp_path):
     ("changes", "message"),
     [
         ({"objective": "reverse_kl"}, "objective: tokens have no gradient .* expected reverse_kl_log_derivative, got"),
-        ({"objective": "detailed_balance"}, "objective: DetailedBalance needs an agent with a state flow"),
+        ({"objective": "detailed_balance"}, "objective: detailed_balance needs a state flow"),
         (
             {"anchors": {"share": 0.5}},
             r"anchors.share: tokens have no gradient .* expected 0, or anchors.samples, got 0.5",

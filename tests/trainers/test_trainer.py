@@ -92,7 +92,7 @@ def test_a_loss_of_log_ratios_needs_a_density(tiny):
         def sample(self, n):
             return torch.zeros(n, 2)
 
-    message = "training generation by VarGrad needs a log density, but target 'data' has samples but no log density"
+    message = "objective: vargrad needs a log density, but target 'data' has samples but no log density"
     with pytest.raises(InputError, match=message):
         make(tiny(), Data())
 
