@@ -41,6 +41,7 @@ Sides = Literal["both", "generation", "destruction", "none"]
 TrunkSides = Literal["both", "generation", "destruction"]
 
 OPTIMISERS = ("generation_optimiser", "destruction_optimiser", "log_z_optimiser", "flow_optimiser")
+OPEN_RATES = ("destruction_optimiser.rate", "destruction_optimiser.table_rate")  # may be left to the trainer
 PRESETS = Path(__file__).parent / "presets"
 SEEDS = 2**63  # what torch takes
 STEPS = 5  # of a density or of numbers, where `steps` is left open
@@ -132,10 +133,11 @@ class LocalSearchConfig:
 class OptimiserConfig:
     """One Adam optimiser: its rates, their schedule, and clipping."""
 
-    rate: float = 3e-3
-    """Learning rate."""
-    table_rate: float = 3e-3
-    """Learning rate of the per-step, per-coordinate tables; of log Z's optimiser: of its network of the context."""
+    rate: float | None = 3e-3
+    """Learning rate. None, of the destruction policy alone: chosen by the trainer to suit the target."""
+    table_rate: float | None = 3e-3
+    """Learning rate of the per-step, per-coordinate tables; of log Z's optimiser: of its network of the context. None
+    as for rate."""
     beta1: float = 0.9
     """Adam's first moment decay."""
     beta2: float = 0.99
@@ -244,8 +246,9 @@ class TrainConfig:
     """Local search."""
     generation_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     """Optimiser of the generation policy and of the shared backbone."""
-    destruction_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Optimiser of the destruction policy. Joint training is sensitive to the ratio of its rate (and table_rate) to
+    destruction_optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(rate=None, table_rate=None))
+    """Optimiser of the destruction policy. By default its rates are 3e-3, and for the Gaussian destruction of data a
+    tenth of generation's. Joint training is sensitive to the ratio of its rate (and table_rate) to
     those of the generation optimiser: 3e-4 is a tenth of the defaults."""
     single_optimiser: bool = False
     """Train both policies by generation_optimiser, whose rates and (joint) clipping then hold for destruction too."""
@@ -328,7 +331,9 @@ class TrainConfig:
             positive.append("anchors.compression")
         for name in (*positive, "anchors.initial_scale"):
             value = self.lookup(name)
-            if not value > 0 or (value == float("inf") and not name.endswith("clip_norm")):
+            if value is None and name in OPEN_RATES:
+                continue
+            if value is None or not value > 0 or (value == float("inf") and not name.endswith("clip_norm")):
                 raise InputError(f"{name}: expected a finite number > 0, got {value!r}")
         for name in (f"{name}.decay" for name in OPTIMISERS):
             value = self.lookup(name)

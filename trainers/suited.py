@@ -1,4 +1,4 @@
-"""Settings that are left open, chosen to suit the target: steps, objectives, the reference and anchors.
+"""Settings that are left open, chosen to suit the target: steps, objectives, the reference, anchors and rates.
 
 | open setting          | of a density       | of data                                 | of data that are tokens  |
 |-----------------------|--------------------|-----------------------------------------|--------------------------|
@@ -9,13 +9,16 @@
 | destruction_objective | as the objective   | vargrad, among the paths of each sample | the same, where learned  |
 | agent.reference       | bridge             | variance_preserving                     | mask_one_random          |
 | anchors.share         | 0.75               | there are none                          | there are none           |
+| rates of destruction  | 3e-3               | a tenth of generation's                 | 3e-3                     |
 
 A density of tokens has the steps and the reference of tokens and the objective of a density; anchors only where there
 are samples to take them from, for tokens have no gradient that could be searched along. What else needs a gradient is
 refused. Numbers destroyed by `noise_preserving` or `noise_exploding` are guessed as tokens are: in 50 steps, by
 random_level; and so are those that a deterministic transform destroys (`blur`, `pixelate`, `bijection`), in steps of
 its own. The time grid of a density is matched to it, see `matched_grid`; where there is no gradient, its power is 2.
-Destruction of an agent that starts from samples learns by tlm: log-ratios of its paths are not known.
+Destruction of an agent that starts from samples learns by tlm: log-ratios of its paths are not known; its rates are
+those of a density. Other Gaussian destruction of data is learned slowly, or it runs ahead of generation
+(benchmarks/results/destruction_noise.md).
 """
 
 from dataclasses import replace
@@ -31,7 +34,7 @@ from ..agents.references.tokens.catalogue import get_token_reference
 from ..envs.errors import InputError
 from ..envs.spaces import Tokens
 from ..envs.target import Target
-from .config import STEPS, TrainConfig
+from .config import STEPS, OptimiserConfig, TrainConfig
 from .unsuited import refuse_unsuited, refuse_with_transform
 
 __all__ = ["suited_config"]
@@ -91,6 +94,7 @@ def suited_config(
         objective = "vargrad" if not data else "random_level" if levels else "maximum_likelihood"
     if of_destruction is None and data and objective == "maximum_likelihood":
         of_destruction = "tlm" if agent is not None and agent.starts_from_samples else "vargrad"
+    slowly = data and not tokens and not levels and not (agent is not None and agent.starts_from_samples)
     share = config.anchors.share
     if share is None and not data:
         share = 0.0 if tokens and not has_anchors and config.anchors.samples is None else _ANCHORS
@@ -101,6 +105,17 @@ def suited_config(
         destruction_objective=of_destruction,
         agent=replace(config.agent, reference=reference, time_grid_power=power),
         anchors=replace(config.anchors, share=share),
+        destruction_optimiser=_with_rates(config, slowly),
     )
     refuse_unsuited(config, target, has_anchors=has_anchors)
     return config
+
+
+def _with_rates(config: TrainConfig, slowly: bool) -> OptimiserConfig:
+    """The optimiser of destruction with its open rates: those of others, or a tenth of generation's."""
+    rates = {}
+    for name in ("rate", "table_rate"):
+        of_generation, own = (getattr(one, name) for one in (config.generation_optimiser, config.destruction_optimiser))
+        usual = of_generation / 10.0 if slowly else getattr(OptimiserConfig(), name)
+        rates[name] = usual if own is None else own
+    return replace(config.destruction_optimiser, **rates)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ebbflow.agents import DenoisingAgent, TokenNetwork, build_agent
+from ebbflow.agents import DenoisingAgent, TokenNetwork, build_agent, build_bridge_agent
 from ebbflow.agents.references.tokens import MaskInOrder, ShuffleOneToken
 from ebbflow.envs import Continuous, InputError, Target, Tokens, get_target
 from ebbflow.envs.data import Dataset
@@ -40,7 +40,27 @@ def tokens(**changes):
     return TrainConfig.from_dict({"iterations": 400, "seed": 0, "threads": 1, "agent": agent, **changes})
 
 
+def rates(config):
+    return config.destruction_optimiser.rate, config.destruction_optimiser.table_rate
+
+
 # What is left open ----------------------------------------------------------------------------------------------------
+
+
+def test_destruction_of_points_is_learned_at_a_tenth_of_the_rate_unless_told_otherwise():
+    slow = pytest.approx((3e-4, 3e-4))
+    assert rates(suited_config(TrainConfig(), normal())) == slow
+    told = TrainConfig.from_dict({"generation_optimiser": {"rate": 1e-2}, "destruction_optimiser": {"table_rate": 0.1}})
+    assert rates(suited_config(told, normal())) == pytest.approx((1e-3, 0.1))
+    for target in (bits(), get_target("gmm25")):
+        assert rates(suited_config(TrainConfig(), target)) == (3e-3, 3e-3)
+    bridge = build_bridge_agent(Continuous(2), source=normal(), sigma=1.0, steps=2)
+    assert rates(suited_config(TrainConfig(), normal(), bridge)) == (3e-3, 3e-3)
+    trainer = Trainer(normal(), TrainConfig.from_dict({"agent": {"width": 8}}))
+    groups = trainer.optimisers.optimisers["destruction"].param_groups
+    assert [group["initial_lr"] for group in groups] == pytest.approx([3e-4] * len(groups))
+    with pytest.raises(InputError, match=r"generation_optimiser.rate: expected a finite number > 0, got None"):
+        TrainConfig.from_dict({"generation_optimiser": {"rate": None}})
 
 
 @pytest.mark.parametrize(
@@ -62,7 +82,8 @@ def test_open_settings_suit_the_target(target, expected):
 def test_what_is_given_is_kept():
     given = {"steps": 7, "objective": "maximum_likelihood", "destruction_objective": "tlm"}
     agent = {"reference": "shuffle_one_token", "time_grid_power": 1.0}
-    config = TrainConfig.from_dict({**given, "agent": agent})
+    rates = {"destruction_optimiser": {"rate": 1e-3, "table_rate": 2e-3}}
+    config = TrainConfig.from_dict({**given, **rates, "agent": agent})
     assert suited_config(config, bits()) == config
 
 
@@ -123,7 +144,9 @@ def variant_of(config, variant):
 
 
 def test_log_ratios_are_compared_among_the_paths_of_a_sample():
-    trainer = Trainer(normal(), TrainConfig.from_dict({"batch_size": 12, "paths_per_sample": 4, "agent": {"width": 8}}))
+    settings = {"batch_size": 12, "paths_per_sample": 4, "agent": {"width": 8}}
+    fast = {"destruction_optimiser": {"rate": 3e-3, "table_rate": 3e-3}}
+    trainer = Trainer(normal(), TrainConfig.from_dict(settings | fast))
     trainer.train(until=20)  # an untrained agent has the same log-ratio on all paths
     batch = trainer.data.draw()
     ends = batch["state"][:, -1].reshape(3, 4, 2)
