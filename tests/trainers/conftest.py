@@ -37,6 +37,7 @@ TINY = {
     "replay": {"share": 0.5, "contents": "terminal", "priority": "uniform"},
     "anchors": {"share": 0.5, "count": 40, "temperatures": 3, "moves": 1, "final_moves": 2},
     **{name: {"warmup": 2, "schedule": "cosine"} for name in OPTIMISERS},
+    "destruction_optimiser": {"warmup": 2, "schedule": "cosine", "rate": 3e-3, "table_rate": 3e-3},
 }
 
 

@@ -47,6 +47,7 @@ def config_of(settings: dict[str, Any], target: str, changes: dict[str, Any]) ->
     values = deepcopy(settings) | {"dtype": "float64", "generation_optimiser": {"warmup": 0}}
     if target in ("numbers", "words"):
         values |= {"objective": None, "agent": {"width": 8, "depth": 1}}
+        values |= {"exploration": {}, "replay": {}, "anchors": {}}  # of data there are none
         if target == "words":
             values["steps"] = None
     for name, value in changes.items():
