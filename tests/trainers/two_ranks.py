@@ -75,7 +75,7 @@ def share_batches(joint: Trainer, alone: Trainer) -> None:
         joint.data.draw = draw
         whole = random_level.random_level_losses
 
-        def own(agent, x):
+        def own(agent, x, proposal=None):
             losses = whole(agent, x)
             return rows_of(losses, rank) if agent is joint.objective.agent else losses
 
