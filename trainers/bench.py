@@ -130,12 +130,15 @@ def measure(
         agent=replace(base.agent, width=base.agent.width if width is None else width, time_grid_power=power).variant(
             variant
         ),
-        anchors=replace(base.anchors, count=1000, temperatures=5, moves=1, final_moves=0),
     )
+    measured = get_target(config.target, dim=config.dim, scale=config.scale)
+    if measured.has_log_prob:  # data have no anchors
+        quick = replace(config.anchors, count=1000, temperatures=5, moves=1, final_moves=0)
+        config = replace(config, anchors=quick)
     where = device_of(config)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
-    trainer = Trainer(get_target(config.target, dim=config.dim, scale=config.scale), config)
+    trainer = Trainer(measured, config)
     trainer.prepare()
     if trainer.data is None and config.replay.share > 0:
         _fill(trainer)
