@@ -61,6 +61,13 @@ def tiny(settings):
 
 
 @pytest.fixture
+def tiny_of_data(settings):
+    """As `tiny`, without the settings that data do not have."""
+    absent = ("exploration", "replay", "anchors")
+    return lambda **changes: TrainConfig.from_dict({k: v for k, v in settings(**changes).items() if k not in absent})
+
+
+@pytest.fixture
 def flags(settings):
     """The same as words of a command line, with flag-like changes behind them."""
 

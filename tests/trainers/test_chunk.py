@@ -133,14 +133,14 @@ class Words(Target):
 
 
 @pytest.mark.parametrize("changes", [{"chunk": 2}, {"compile": True}])
-def test_training_on_data_is_the_same(tiny, changes, monkeypatch):
+def test_training_on_data_is_the_same(tiny_of_data, changes, monkeypatch):
     monkeypatch.setattr("ebbflow.trainers.trainer.check_compiler", lambda: None)
     plain = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **settings: plain(f, dynamic=settings["dynamic"], backend="eager"))
     compiled.cache_clear()
     try:
         whole, other = (
-            Trainer(Pairs(Continuous(2)), tiny(steps=5, objective="maximum_likelihood", dtype="float64", **one))
+            Trainer(Pairs(Continuous(2)), tiny_of_data(steps=5, objective="maximum_likelihood", dtype="float64", **one))
             for one in ({}, changes)
         )
         for trainer in (whole, other):

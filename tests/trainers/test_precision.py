@@ -73,10 +73,9 @@ class Words(Target):
         return torch.randint(2, (n, 3))
 
 
-def test_on_tokens(tiny):
-    trainer = Trainer(
-        Words(Tokens(3, 2)), tiny(steps=None, objective=None, agent={"reference": None}, matmul_precision="bfloat16")
-    )
+def test_on_tokens(tiny_of_data):
+    settings = {"steps": None, "objective": None, "agent": {"reference": None}, "matmul_precision": "bfloat16"}
+    trainer = Trainer(Words(Tokens(3, 2)), tiny_of_data(**settings))
     trainer.train(3)
     assert precisions(trainer.agent) == {"bfloat16"} and precisions(trainer.evaluated_agent) == {"float32"}
 
@@ -103,10 +102,10 @@ def guess(state, k):
     ("name", "value", "expected"),
     [("matmul_precision", "tf32", "float32"), ("compile", True, "False"), ("chunk", 2, "None")],
 )
-def test_agents_that_it_does_not_apply_to(tiny, name, value, expected):
+def test_agents_that_it_does_not_apply_to(tiny_of_data, name, value, expected):
     space = Tokens(3, 2)
     agent = DenoisingAgent(MaskOneRandom(space), guess)
     with pytest.raises(InputError) as error:
-        Trainer(Words(space), tiny(steps=None, objective=None, **{name: value}), agent=agent)
+        Trainer(Words(space), tiny_of_data(steps=None, objective=None, **{name: value}), agent=agent)
     assert str(error.value).startswith(f"{name}: expected {expected} for a")
     assert str(error.value).endswith(f"got {value!r}")
