@@ -6,6 +6,8 @@ What a training would silently leave aside is refused as well, unless it says wh
 import dataclasses
 from typing import Any
 
+from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES
+from ..agents.references.tokens.catalogue import TOKEN_REFERENCES
 from ..envs.errors import InputError
 from ..envs.spaces import Tokens
 from ..envs.target import Target
@@ -47,11 +49,18 @@ def refuse_unsuited(config: TrainConfig, target: Target, *, has_anchors: bool = 
         _refuse_of_data(config, target, has_anchors)
     elif tokens:
         _refuse_of_token_densities(config, has_anchors)
+    if config.agent.destruction_schedule != "fixed" and (tokens or config.agent.reference in CONTINUOUS_REFERENCES):
+        raise InputError(
+            f"agent.destruction_schedule: {config.agent.reference} has no schedule to learn (only a bridge has); "
+            f"expected fixed, got {config.agent.destruction_schedule}"
+        )
     if config.proposal is not None and not (tokens and config.objective == RANDOM_LEVEL):
         raise InputError(
             f"proposal: expected none, for it is of random_level on masked tokens, got {config.proposal!r} with "
             f"{config.objective} on {'tokens' if tokens else 'numbers'}"
         )
+    if config.proposal is not None and config.proposal not in TOKEN_REFERENCES:
+        raise InputError(f"proposal: expected one of {sorted(TOKEN_REFERENCES)}, got {config.proposal!r}")
     if config.proposal == "mask_learned_order":
         raise InputError(
             "proposal: mask_learned_order by name has learned nothing; expected one without parameters, or pass a "

@@ -209,7 +209,7 @@ def test_a_proposal_that_does_not_do_is_refused(reference, proposal, message):
     ("settings", "message"),
     [
         ({"proposal": "mask_last"}, "weights would be infinite"),
-        ({"proposal": "mask_first"}, "reference: expected one of"),
+        ({"proposal": "mask_first"}, "^proposal: expected one of .*got 'mask_first'"),
         ({"proposal": "mask_learned_order"}, "has learned nothing"),
         ({"proposal": "mask_one_random", "objective": "maximum_likelihood"}, "expected none"),
         ({"proposal": "mask_one_random", "agent": {"reference": "shuffle_one_token"}}, "ShuffleOneToken"),

@@ -49,6 +49,16 @@ def test_of_data(data, settings, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "reference"), [(points, "noise_preserving"), (words, "mask_one_random"), (words, "mask_learned_order")]
+)
+@pytest.mark.parametrize("schedule", ["learned", "faster"])
+def test_a_schedule_is_a_bridge_s_to_learn(data, reference, schedule):
+    settings = {"reference": reference, "destruction_schedule": schedule}
+    with pytest.raises(InputError, match=f"agent.destruction_schedule: {reference} .* expected fixed, got {schedule}"):
+        Trainer(data(), TrainConfig.from_dict({"agent": settings}))
+
+
 def test_what_says_so_anyway_is_taken():
     """No exploration, no replay and no anchors are what data have, and so are the defaults."""
     settings = {"exploration": {"scale": 1.0}, "replay": {"share": 0.0}, "anchors": {"share": 0.0}}
