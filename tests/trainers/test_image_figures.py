@@ -43,6 +43,16 @@ def test_every_class_has_a_row_of_its_own():
         assert (columns.argmax(-1) == torch.arange(3).unsqueeze(-1)).double().mean() >= right
 
 
+def test_a_class_without_samples_to_learn_from_has_no_row(tmp_path):
+    full = stripes()
+    few = full.labels > 0
+    settings = {"held_out_labels": full.held_out_labels, "image_shape": (2, 3), "name": "stripes"}
+    target = LabelledDataset(full.train_rows[few], full.held_out, labels=full.labels[few], **settings)
+    trainer = trained(target)
+    assert evaluate_run(trainer)["sinkhorn"] is not None
+    assert "samples.png" in [path.name for path in write_figures(tmp_path, trainer.evaluated_agent, target)]
+
+
 def test_pictures_and_numbers_at_a_number_that_never_comes_twice(tmp_path):
     rows = torch.rand(500, 4, generator=torch.Generator().manual_seed(0))
     levels = Dataset.split(rows, image_shape=(2, 2), level_width=0.1, name="grey")

@@ -44,8 +44,8 @@ def write_figures(
 
     Of images and of tokens the first and the last show whole samples.
 
-    Those of a conditional target are drawn at one context of its law; samples that are images, at each of its classes,
-    or at some contexts.
+    Those of a conditional target are drawn at one context of its law; samples that are images, at each class that has
+    any, or at some contexts.
 
     Args:
         folder: where to; made if it does not exist.
@@ -92,9 +92,9 @@ def write_figures(
 
 
 def _rows_of_contexts(agent: Policies, target: Target, seed: int) -> Tensor | None:
-    """Contexts `[m, c]` to draw a row of images for: all classes, or some of the law in ascending order."""
+    """Contexts `[m, c]` to draw a row of images for: classes with samples, or some of the law in ascending order."""
     if isinstance(target, LabelledDataset):
-        return target.contexts[:_MOST_ROWS].to(agent.log_z)
+        return target.contexts[target.labels.unique()[:_MOST_ROWS]].to(agent.log_z)
     drawn = contexts_of_evaluation(agent, target, _MOST_ROWS, seed)
     return None if drawn is None else drawn.unique(dim=0)
 
