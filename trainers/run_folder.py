@@ -102,7 +102,9 @@ class RunFolder:
             InputError: when this is no run folder, or its settings cannot be read.
         """
         if not self.config.is_file():
-            raise InputError(f"run: expected a run folder with a config.json, got {str(self.path)!r}")
+            inside = sorted(str(found.parent) for found in self.path.glob("*/config.json"))
+            one_of = f", which holds run folders such as {inside[0]!r}" if inside else ""
+            raise InputError(f"run: expected a run folder with a config.json, got {str(self.path)!r}{one_of}")
         try:
             values = json.loads(self.config.read_text(encoding="utf-8"))
         except ValueError as error:

@@ -47,6 +47,10 @@ def train_many(
         raise InputError(f"out: expected a folder for {runs} run folders, got the run {out}")
     configs = [replace(config, seed=config.seed + k) for k in range(runs)]
     folders = [RunFolder(out / f"seed-{one.seed}") for one in configs]
+    named = {folder.path for folder in folders}
+    others = [str(folder.path) for folder in folders_of_many(out) if folder.path not in named]
+    if others:  # which `resume_many` would take for runs of this command
+        raise InputError(f"out: expected a folder without runs of other seeds, got {out}, which holds {others[0]}")
 
     def check_free() -> None:
         if out.is_file():
@@ -91,7 +95,7 @@ def resume_many(path: Path, *, console: Console | None = None) -> dict[str, Any]
     if len(done) > 1:
         raise InputError(
             f"run: the runs in {path} are after different iterations, {sorted(done)}, and cannot go on together; go on "
-            f"with each: ebbflow resume {folders[0].path}"
+            f"with each: {'; '.join(f'ebbflow resume {folder.path}' for folder in folders)}"
         )
     many = ManyRuns(target_of(loaded[0][1]), [config for _, config in loaded], states=[state for state, _ in loaded])
     return _train(many, folders, console or Console(stderr=True))

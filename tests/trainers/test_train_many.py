@@ -99,6 +99,10 @@ def test_mistakes_are_named_and_leave_nothing(ebbflow, flags, tmp_path):
     assert ebbflow("train", "gmm25", *words, "--runs", 2, "--out", "many").code == 0
     again = ebbflow("train", "gmm25", *words, "--runs", 2, "--out", "many")
     assert again.code == 2 and "out: the run many/seed-0 exists" in again.message
+    fewer = ebbflow("train", "gmm25", *words, "--runs", 1, "--out", "many", "--overwrite")
+    assert fewer.code == 2 and "without runs of other seeds, got many, which holds many/seed-1" in fewer.message
+    judged = ebbflow("evaluate", "many")
+    assert judged.code == 2 and judged.message.endswith("got 'many', which holds run folders such as 'many/seed-0'")
 
 
 def test_an_error_of_one_run_names_its_seed_and_leaves_no_empty_folders(ebbflow, flags, tmp_path, monkeypatch):
