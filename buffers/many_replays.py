@@ -15,7 +15,7 @@ from torch import Tensor
 from ..agents.origin import Origin
 from ..envs.errors import InputError
 from .priority_sampler import PrioritySampler, draw_table
-from .replay import Replay
+from .replay import Replay, log_ratio_columns, write_log_ratios
 
 __all__ = ["ManyReplays"]
 
@@ -117,17 +117,9 @@ class ManyReplays:
 
     def update(self, place: Tensor, log_ratio: Tensor) -> None:
         """Write the newly evaluated D `[k]` of the rows at `place` `[k]`, as `Replay.update` does."""
-        flat = self.columns.flatten(0, 1)
-        value = log_ratio.detach().double()
-        # A row may have been drawn twice: the mean of its values, looked up among the rows in use.
-        rows = max(map(len, self.replays))
+        rows = max(map(len, self.replays))  # repeated ones are looked up among the rows in use
         slot = place.div(self.capacity, rounding_mode="floor") * rows + place % self.capacity
-        sums = torch.zeros(len(self.replays) * rows, dtype=torch.float64, device=self.device).index_add_(0, slot, value)
-        counts = torch.zeros_like(sums).index_add_(0, slot, torch.ones_like(value))
-        mean = (sums / counts)[slot].to(flat["log_ratio"].dtype)
-        known = mean.isfinite()
-        flat["log_ratio"][place] = torch.where(known, mean, 0.0)
-        flat["known"][place] = known
+        write_log_ratios(self.columns.flatten(0, 1), place, log_ratio, slot, len(self.replays) * rows)
         for replay in self.replays:
             replay.sampler.mark_update(0)
 
@@ -156,14 +148,8 @@ class ManyReplays:
                 if count:
                     self.replays[s].extend(TensorDict(rows, batch_size=[count]))
             return
-        known = log_ratio.isfinite()
-        new = {
-            "state": state,
-            "log_reward": log_reward,
-            "log_ratio": torch.where(known, log_ratio, 0.0),
-            "known": known,
-            "origin": torch.full_like(known, int(Origin.REPLAY), dtype=torch.int64),
-        }
+        new = {"state": state, "log_reward": log_reward, **log_ratio_columns(log_ratio)}
+        new["origin"] = torch.full_like(log_reward, int(Origin.REPLAY), dtype=torch.int64)
         cursors = torch.tensor([replay.cursor for replay in self.replays], device=self.device)[:, None]
         position = (cursors + torch.arange(n, device=self.device)) % self.capacity
         first = self.capacity * torch.arange(len(self.replays), device=self.device)[:, None]

@@ -20,12 +20,48 @@ from .context_groups import context_keys, draw_companions
 from .priorities import get_priority
 from .priority_sampler import PrioritySampler
 
-__all__ = ["Replay"]
+__all__ = ["Replay", "log_ratio_columns", "write_log_ratios"]
 
 COLUMNS = ("state", "log_reward", "log_ratio", "known", "origin")
 
 if "RL_LOGGING_LEVEL" not in os.environ:  # TorchRL announces every storage on standard output
     logging.getLogger("torchrl").setLevel(logging.WARNING)
+
+
+def log_ratio_columns(log_ratio: Tensor) -> dict[str, Tensor]:
+    """What is kept of D: `log_ratio`, 0 where it is not finite, and `known`, where it is.
+
+    Example:
+        >>> log_ratio_columns(torch.tensor([2.0, torch.nan]))
+        {'log_ratio': tensor([2., 0.]), 'known': tensor([ True, False])}
+    """
+    known = log_ratio.isfinite()
+    return {"log_ratio": torch.where(known, log_ratio, 0.0), "known": known}
+
+
+def write_log_ratios(columns: TensorDict, place: Tensor, log_ratio: Tensor, slot: Tensor, slots: int) -> None:
+    """Write newly evaluated D into the rows of `columns` at `place`; a row drawn twice gets the mean of its values.
+
+    Args:
+        columns: with `log_ratio` and `known`.
+        place: positions of the rows, `[k]`.
+        log_ratio: D of each, `[k]`, nats; a value that is not finite makes its row count as never evaluated.
+        slot: a number below `slots` for each, `[k]`, the same for the same row: what repeated rows are known by.
+
+    Example:
+        >>> columns = TensorDict({"log_ratio": torch.zeros(3), "known": torch.zeros(3) > 0}, batch_size=[3])
+        >>> place = torch.tensor([2, 2, 0])
+        >>> write_log_ratios(columns, place, torch.tensor([1.0, 3.0, 5.0]), place, 3)
+        >>> columns["log_ratio"]
+        tensor([5., 0., 2.])
+    """
+    # Summed in double precision, so that the order in which a device adds cannot show in the result.
+    value = log_ratio.detach().double()
+    sums = torch.zeros(slots, dtype=torch.float64, device=value.device).index_add_(0, slot, value)
+    counts = torch.zeros_like(sums).index_add_(0, slot, torch.ones_like(value))
+    mean = (sums / counts)[slot].to(columns["log_ratio"].dtype)
+    for name, column in log_ratio_columns(mean).items():
+        columns[name][place] = column
 
 
 class Replay:
@@ -203,13 +239,7 @@ class Replay:
         for key, value in (("log_reward", log_reward), ("log_ratio", log_ratio)):
             if value.shape != state.shape[:1]:
                 raise InputError(f"{key}: expected shape [{state.shape[0]}], got {list(value.shape)}")
-        known = log_ratio.isfinite()
-        columns = {
-            "state": state,
-            "log_reward": log_reward,
-            "log_ratio": torch.where(known, log_ratio, 0.0),
-            "known": known,
-        }
+        columns = {"state": state, "log_reward": log_reward, **log_ratio_columns(log_ratio)}
         if batch.get("context", None) is not None:
             columns["context"] = self._checked_context(batch["context"].detach().to(self.device), len(state))
         rows = TensorDict(columns, batch_size=state.shape[:1], device=self.device)
@@ -244,14 +274,7 @@ class Replay:
             raise InputError("replay: expected remembered rows to update, got an empty memory")
         columns = self._columns()
         index = index.to(self.device)
-        # Summed in double precision, so that the order in which a device adds cannot show in the result.
-        value = log_ratio.detach().to(self.device, torch.float64)
-        sums = torch.zeros(len(self), dtype=torch.float64, device=self.device).index_add_(0, index, value)
-        counts = torch.zeros_like(sums).index_add_(0, index, torch.ones_like(value))
-        mean = (sums / counts)[index].to(columns["log_ratio"].dtype)
-        known = mean.isfinite()
-        columns["log_ratio"][index] = torch.where(known, mean, 0.0)
-        columns["known"][index] = known
+        write_log_ratios(columns, index, log_ratio.to(self.device), index, len(self))
         self._sampler.mark_update(index)
 
     # Draw ---------------------------------------------------------------------------------------------------------
