@@ -9,7 +9,6 @@ same code differ by some per cent, so there are several pairs of them: the table
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from checkouts import environment_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {"target": "gmm25", "iterations": 100_000, "batch_size": 256, "threads": 1, "agent": {"width": 64}}
@@ -46,15 +46,12 @@ def work(case: str, steps: int, chunk: int) -> None:
 
 
 def start(checkout: Path, folder: Path, *arguments: object) -> "subprocess.Popen[str]":
-    (folder / "ebbflow").mkdir(parents=True)
-    for package in ("envs", "agents", "buffers", "trainers"):
-        (folder / "ebbflow" / package).symlink_to(checkout.resolve() / package)
     return subprocess.Popen(
         [sys.executable, __file__, "--worker", json.dumps(arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
+        env=environment_of(checkout, folder),
     )
 
 

@@ -17,14 +17,17 @@ Row = dict[str, Any]
 OLDER = {"steps": 5}  # what rows were about when they did not say so yet
 
 
-def commit() -> str:
+HERE = Path(__file__).resolve().parents[1]
+
+
+def commit(checkout: Path = HERE) -> str:
     """Short hash of the code that ran, with a + where it had uncommitted changes."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(["git", *words], cwd=checkout, capture_output=True, text=True).stdout.strip()
 
     name = git("rev-parse", "--short", "HEAD")
-    changed = git("status", "--porcelain", "--", "../agents", "../envs", "../buffers", "../trainers")
+    changed = git("status", "--porcelain", "--", "agents", "envs", "buffers", "trainers")
     return name + ("+" if changed else "")
 
 
@@ -39,13 +42,18 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
-def run_missing(path: Path, keys: Iterable[Row], work: Callable[[Row], Row], shown: Sequence[str]) -> None:
-    """Append `key | work(key)` for each key that has no row yet, also not one that another process has just written."""
+def run_missing(
+    path: Path, keys: Iterable[Row], work: Callable[[Row], Row], shown: Sequence[str], checkout: Path = HERE
+) -> None:
+    """Append `key | work(key)` for each key that has no row yet, also not one that another process has just written.
+
+    Rows name the commit of `checkout`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for key in keys:
         if any(all(row.get(name) == value for name, value in key.items()) for row in read(path)):
             continue
-        code = commit()  # of the code that begins: it may change on the way
+        code = commit(checkout)  # of the code that begins: it may change on the way
         row = key | work(key) | {"commit": code}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

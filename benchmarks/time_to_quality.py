@@ -13,7 +13,6 @@ processes busy, are by the clock.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from checkouts import environment_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BARS = {"gmm25": 3.0, "manywell-32": 5.0}  # nats
@@ -65,7 +65,7 @@ def work(target_name: str, seed: int, settings: dict[str, Any]) -> dict[str, Any
 
 
 def run(
-    rows: Path = Path(),
+    rows: Path,
     checkout: Path = ROOT,
     name: str = "after",
     targets: tuple[str, ...] = tuple(BARS),
@@ -73,28 +73,19 @@ def run(
     settings: str = "{}",
 ) -> None:
     """Run what is missing, and append a row for each run; code is taken from `checkout`."""
-    from rows import read
+    from rows import run_missing  # here, for it imports ebbflow, which in a process of `one` may be an older one
 
-    version = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=checkout, capture_output=True, text=True)
+    keys = [{"name": name, "target": target, "seed": seed} for seed in seeds for target in targets]
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "ebbflow"
-        place.mkdir()
-        for package in ("envs", "agents", "buffers", "trainers"):
-            (place / package).symlink_to(checkout.resolve() / package)
-        where = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
-        for seed in seeds:
-            for target in targets:
-                key = {"name": name, "target": target, "seed": seed}
-                if any(all(row.get(k) == value for k, value in key.items()) for row in read(rows)):
-                    continue
-                call = [sys.executable, "-W", "ignore", __file__, "one", "--target", target, "--seed", str(seed)]
-                made = subprocess.run([*call, "--settings", settings], env=where, capture_output=True, text=True)
-                if made.returncode:
-                    raise SystemExit(made.stderr)
-                row = key | json.loads(made.stdout) | {"settings": settings, "commit": version.stdout.strip()}
-                with rows.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(row, flush=True)
+        environment = environment_of(checkout, Path(folder))
+
+        def measured(key: dict[str, Any]) -> dict[str, Any]:
+            words = ["--target", key["target"], "--seed", str(key["seed"]), "--settings", settings]
+            call = [sys.executable, "-W", "ignore", __file__, "one", *words]
+            made = subprocess.run(call, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            return json.loads(made.stdout) | {"settings": settings}
+
+        run_missing(rows, keys, measured, ("seconds", "iterations", "width"), checkout)
 
 
 def one(target: str, seed: int, settings: str = "{}") -> None:
