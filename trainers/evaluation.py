@@ -46,6 +46,7 @@ from .metrics.coverage import mode_coverage, mode_mass_error, mode_shares
 from .metrics.sandwich import sandwich
 from .metrics.transport import sinkhorn_divergence
 from .metrics.weights import ess_forward, ess_reverse, importance_log_z, pareto_khat
+from .random_stream import RandomStream
 
 __all__ = [
     "Evaluation",
@@ -99,13 +100,8 @@ def looking_on(agent: Policies, target: Target | None, seed: int) -> Iterator[No
     calls = (target.energy_calls, target.gradient_calls) if target is not None else (0, 0)
     modes = [(module, module.training) for module in agent.modules()]
     numpy_state = numpy.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+    with RandomStream(device, seed + _STREAM), torch.no_grad():
         try:
-            # Not torch.manual_seed, which would seed devices that are not restored.
-            torch.default_generator.manual_seed(seed + _STREAM)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed + _STREAM)
             numpy.random.seed((seed + _STREAM) % 2**32)
             agent.eval()
             yield

@@ -47,6 +47,7 @@ from .objectives.joint_loss import JointLoss
 from .objectives.path_objective import PathObjective
 from .objectives.random_level import RandomLevel
 from .optimisation import Optimisers
+from .random_stream import RandomStream
 from .ranks import ALONE, Ranks
 from .suited import suited_config
 from .target_update import TargetUpdate
@@ -255,12 +256,7 @@ class Trainer:
 
     def _samples_to_destroy(self) -> torch.Tensor:
         """Samples whose law, destroyed, generation starts from; always the same ones, so that a run can be resumed."""
-        on_gpu = self.device.type == "cuda"
-        with torch.random.fork_rng(devices=[self.device] if on_gpu else []):
-            torch.default_generator.manual_seed(0)  # not torch.manual_seed, which seeds devices that are not restored
-            if on_gpu:
-                with torch.cuda.device(self.device):
-                    torch.cuda.manual_seed(0)
+        with RandomStream(self.device, seed=0):
             return checked(self.target, self.target.sample(_DESTROYED))
 
     @property
