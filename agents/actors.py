@@ -39,6 +39,7 @@ from ..envs.errors import InputError
 from .backbone import StepIndex
 from .references.gaussian import GaussianReference
 from .references.learned_schedule import LearnedSchedule
+from .rows_innermost import as_columns, linear
 
 __all__ = [
     "DESTRUCTION_MEANS",
@@ -74,7 +75,10 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         >>> gaussian_log_prob(torch.zeros(2), torch.zeros(2), torch.zeros(2))
         tensor(-1.8379)
     """
-    return -0.5 * ((x - mean).square() * (-log_variance).exp() + log_variance + LOG_2PI).sum(-1)
+    terms = (x - mean).square() * (-log_variance).exp() + log_variance + LOG_2PI
+    if terms.ndim > 1:
+        return -0.5 * terms.movedim(0, -1).sum(-2).movedim(-1, 0)  # rows innermost
+    return -0.5 * terms.sum(-1)
 
 
 class DiracNormal(Independent):
@@ -94,7 +98,8 @@ class DiracNormal(Independent):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparametrised sample; one standard normal number a coordinate, also where the scale is zero."""
         loc = self.base_dist.loc.expand(*sample_shape, *self.base_dist.loc.shape)
-        return torch.addcmul(loc, self.base_dist.scale.expand_as(loc), torch.randn_like(loc))
+        noise = torch.randn(loc.shape, dtype=loc.dtype, device=loc.device)  # drawn row by row in any memory order
+        return torch.addcmul(loc, self.base_dist.scale.expand_as(loc), noise)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Sample without gradient."""
@@ -126,11 +131,26 @@ class Readout(nn.Module):
         self.table = nn.Parameter(torch.zeros(steps, dim, features, outputs)) if tables else None
 
     def forward(self, hidden: Tensor, features: Tensor, transition: StepIndex) -> tuple[Tensor, ...]:
-        """`outputs` tensors `[..., dim]` of the raw corrections on the given transitions."""
-        raw = self.linear(hidden).unflatten(-1, (-1, self.outputs))
+        """`outputs` tensors of the raw corrections on the given transitions, columns `[..., dim, B]`."""
+
+        def outputs_first(values: Tensor) -> Tensor:
+            return values.unflatten(0, (-1, self.outputs)).transpose(0, 1).flatten(0, 1)
+
+        weight, bias = outputs_first(self.linear.weight), outputs_first(self.linear.bias)
+        raw = linear(hidden.movedim(0, -1), weight, bias).unflatten(-2, (self.outputs, -1))
         if self.table is not None:
-            raw = raw + torch.einsum("...df,...dfo->...do", features, self.table[transition])
-        return raw.unbind(-1)
+            raw = raw + self._looked_up(features, transition).transpose(-3, -2)
+        return raw.unbind(-3)
+
+    def _looked_up(self, features: Tensor, transition: StepIndex) -> Tensor:
+        """What the table gives for features `[B, ..., dim, F]`: `[..., dim, outputs, B]`."""
+        assert self.table is not None
+        weights = self.table[transition]
+        if isinstance(transition, Tensor) and transition.ndim:
+            if len(weights) > 1:  # of each row
+                return torch.einsum("ndf,ndfo->don", features, weights)
+            weights = weights.squeeze(0)
+        return torch.matmul(weights.mT, features.movedim(0, -1))
 
 
 def _column(values: Sequence[float]) -> Tensor:
@@ -223,21 +243,26 @@ class GenerationHead(nn.Module):
         """
         raw = self.readout(hidden, features, transition)
         (schedule,) = self._schedule
-        variance = (self.variance if schedule is None else schedule.generation_variance())[transition]
+        columns = state.movedim(0, -1)
+
+        def at(values: Tensor) -> Tensor:
+            return as_columns(values[transition], state.ndim)
+
+        variance = at(self.variance if schedule is None else schedule.generation_variance())
         std = variance.sqrt()
         drift = raw[0]
         if self.langevin is not None:
             if score is None:
                 raise InputError("langevin: needs the gradient of the log density, and none was given")
-            drift = drift + self.langevin[transition] * (std * score).clamp(-1.0, 1.0)
-        mean = self.factor[transition] * state
+            drift = drift + at(self.langevin) * (std * score.movedim(0, -1)).clamp(-1.0, 1.0)
+        mean = at(self.factor) * columns
         if self.gain:
-            mean = mean + _gain(raw[-1], mean, std, self.gain_unit[transition])
+            mean = mean + _gain(raw[-1], mean, std, at(self.gain_unit))
         mean = mean + std * drift
         log_variance = variance.log()
         if self.learned_variance:
             log_variance = log_variance + self.bound * (raw[1] / self.bound).tanh()
-        return mean, log_variance
+        return mean.movedim(-1, 0), log_variance.movedim(-1, 0)
 
 
 class DestructionHead(nn.Module):
@@ -328,15 +353,17 @@ class DestructionHead(nn.Module):
         nothing is learned. A deterministic step has log variance −inf.
         """
         factor, variance = (self.factor, self.variance) if self.schedule is None else self.schedule.destruction()
-        factor, variance = factor[transition], variance[transition]
-        mean, log_variance = factor * state, variance.log()
+        factor, variance = (as_columns(values[transition], state.ndim) for values in (factor, variance))
+        columns = state.movedim(0, -1)
+        mean, log_variance = factor * columns, variance.log()
         if self.readout is not None:
             raw = self.readout(hidden, features, transition)
             kept, std = mean, variance.sqrt()
             if self.mean_form is not None:
-                mean = self.mean_form(raw[0], state, factor, std, self.mean_bound)
+                mean = self.mean_form(raw[0], columns, factor, std, self.mean_bound)
             if self.gain:
-                mean = mean + _gain(raw[-1], kept, std, self.gain_unit[transition])
+                unit = as_columns(self.gain_unit[transition], state.ndim)
+                mean = mean + _gain(raw[-1], kept, std, unit)
             if self.variance_form is not None:
                 log_variance = log_variance + self.variance_form(raw[1], self.variance_bound)
-        return mean, log_variance
+        return mean.movedim(-1, 0), log_variance.movedim(-1, 0)

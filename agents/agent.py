@@ -30,8 +30,10 @@ from .backbone import Backbone, StepIndex
 from .features import StateFeatures
 from .flow import StateFlow
 from .policies import PathLogProbs, Policies
+from .recording import Recording
 from .references.gaussian import GaussianReference
 from .rollout import Density, rollout_destruction, rollout_generation
+from .rows_innermost import steps_of
 
 __all__ = ["Agent"]
 
@@ -136,14 +138,15 @@ class Agent(Policies):
         time_embedding: Tensor | None = None,
         context_embedding: Tensor | None = None,
         coordinates: Tensor | None = None,
+        kept: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the coordinates of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`.
 
-        Embeddings and the `coordinates` of the state, where a caller has them, are not computed again.
+        Embeddings and the `coordinates` of the state, where a caller has them, are not computed again. What is computed
+        of the state on the way is written to `kept`, where that is given (see `Recording.at`).
         """
         u = self.space.coordinates(state) if coordinates is None else coordinates
-        features = self.features(u, score)
-        hidden = self.backbone(features, k, time_embedding, context_embedding)
+        features, hidden = self.seen(self.backbone, u, k, score, time_embedding, context_embedding, kept)
         return self.generation(hidden, features, u, k, score)
 
     def destruction_step(
@@ -154,17 +157,34 @@ class Agent(Policies):
         time_embedding: Tensor | None = None,
         context_embedding: Tensor | None = None,
         coordinates: Tensor | None = None,
+        kept: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the coordinates of x_{k−1} given `state` = x_k `[n, dim]` at grid point `k` >= 1.
 
-        As in `generation_step`, what a caller has is not computed again.
+        As in `generation_step`, what a caller has is not computed again, and what is computed may be `kept`.
         """
         u = self.space.coordinates(state) if coordinates is None else coordinates
         if not self.destruction.reads_state:
             return self.destruction(None, None, u, k - 1)
-        features = self.features(u, score)
-        hidden = self.destruction_trunk(features, k, time_embedding, context_embedding)
+        trunk = self.destruction_trunk
+        features, hidden = self.seen(trunk, u, k, score, time_embedding, context_embedding, kept)
         return self.destruction(hidden, features, u, k - 1)
+
+    def seen(
+        self,
+        trunk: Backbone,
+        u: Tensor,
+        k: StepIndex,
+        score: Tensor | None = None,
+        time_embedding: Tensor | None = None,
+        context_embedding: Tensor | None = None,
+        kept: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """Features `[n, dim, F]` and hidden vectors `[n, width]` of states with coordinates `u` `[n, dim]`; see above."""
+        features = self.features(u, score)
+        for place in kept[:1]:
+            place.copy_(features.flatten(1).T)
+        return features, trunk(features, k, time_embedding, context_embedding, kept[1:])
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 
@@ -193,6 +213,7 @@ class Agent(Policies):
         start: Tensor | None = None,
         first: int = 0,
         differentiable: bool = False,
+        recording: Recording | None = None,
     ) -> TensorDict:
         """Sample `n` generation paths.
 
@@ -207,6 +228,7 @@ class Agent(Policies):
             start: states x_j `[n, dim]` to go on from, instead of the initial law.
             first: the grid point j of `start`, from 0 to T − 1.
             differentiable: keep the graph of the reparametrised path and of its log reward; scores stay constants.
+            recording: of `n` rows, to keep in it what is computed of whole paths without gradient.
 
         Returns:
             A trajectory (module docstring) of batch `[n]`; a segment where it begins at a `first` > 0.
@@ -226,6 +248,7 @@ class Agent(Policies):
             start=start,
             first=first,
             differentiable=differentiable,
+            recording=recording,
         )
 
     def destroy(
@@ -236,6 +259,7 @@ class Agent(Policies):
         *,
         context: Tensor | None = None,
         first: int = 0,
+        recording: Recording | None = None,
     ) -> TensorDict:
         """Destroy samples `x` `[n, dim]` back to the initial law, without gradient.
 
@@ -245,6 +269,7 @@ class Agent(Policies):
             log_reward: log R(x) `[n]` where already known; saves evaluating the `density` again.
             context: of a conditional agent, one context for each sample `[n, c]`, or one for all `[c]`.
             first: the grid point j to stop at, from 0 to T − 1.
+            recording: of `n` rows, to keep in it what is computed of whole paths.
 
         Returns:
             A trajectory (module docstring) of batch `[n]`, in the order of generation: x is its last state. A segment
@@ -254,7 +279,7 @@ class Agent(Policies):
             InputError: when the agent reads scores and there is no `density`, for contexts that do not fit, and what
                 the density itself raises.
         """
-        return rollout_destruction(self, x, density, log_reward, context=context, first=first)
+        return rollout_destruction(self, x, density, log_reward, context=context, first=first, recording=recording)
 
     def path_features(self, trajectory: Mapping[str, Tensor], coordinates: Tensor | None = None) -> Tensor:
         """State features of stored trajectories, `[B, T+1, dim, F]`; their `coordinates` where a caller has them."""
@@ -269,6 +294,7 @@ class Agent(Policies):
         coordinates: Tensor | None = None,
         trunk: str = "both",
         policies: str = "both",
+        recording: Recording | None = None,
     ) -> PathLogProbs:
         """Log densities of all steps of stored trajectories, in one pass of all T + 1 states through the backbone.
 
@@ -277,12 +303,15 @@ class Agent(Policies):
         `features`, where a caller already has the `path_features` of the trajectory, are not computed again, nor are
         the `coordinates` of its states; a plain dictionary of its tensors will do for a trajectory. `trunk` says whose
         log densities carry a gradient to a shared backbone: "both", "generation" or "destruction". `policies` says in
-        the same words whose log densities are wanted; those of the other one are zeros.
+        the same words whose log densities are wanted; those of the other one are zeros. A `recording` of the very
+        trajectories takes the place of features and of the pass, as long as parameters are what they were.
         """
+        if recording is not None:
+            features = recording.path_features(self.space.dim)
         # The grid point of the first state: 0 unless this is a segment.
         start = self.steps - trajectory["state"].shape[1] + 1
         if not self._in_chunks(trajectory, features):
-            return self._log_probs_from(start, trajectory, features, coordinates, trunk, policies)
+            return self._log_probs_from(start, trajectory, features, coordinates, trunk, policies, recording)
         parts: list[PathLogProbs] = []
         for piece in self._chunks(trajectory):
             # Nothing random is computed again; parameters are the agent's own in the backward pass, too.
@@ -327,6 +356,7 @@ class Agent(Policies):
         coordinates: Tensor | None,
         trunk: str,
         policies: str,
+        recording: Recording | None = None,
     ) -> PathLogProbs:
         """`path_log_probs` of consecutive states, the first of them at grid point `start`, all at once."""
         volume = self.space.log_volume(trajectory["state"])  # [B, T+1]: densities are of x, steps normal in u
@@ -345,8 +375,12 @@ class Agent(Policies):
         generates, destroys = policies != "destruction", policies != "generation"
         hidden_generation = hidden_destruction = None
         if self.destruction_backbone is None and self.destruction.reads_state:
-            hidden = self.backbone(features, slice(start, stop + 1), None, embedding)  # [B, T+1, width]
-            hidden_generation, hidden_destruction = hidden[:, :steps], hidden[:, 1 + first :]
+            if recording is None:
+                hidden = self.backbone(features, slice(start, stop + 1), None, embedding)  # [B, T+1, width]
+            else:
+                hidden = recording.hidden(self.backbone, embedding)
+            hidden_generation = steps_of(hidden, slice(steps))
+            hidden_destruction = steps_of(hidden, slice(1 + first, None))
             if trunk == "generation":
                 hidden_destruction = hidden_destruction.detach()
             elif trunk == "destruction":

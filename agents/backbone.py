@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..envs.errors import whole_number
 from .precision import HiddenLinear
+from .rows_innermost import as_columns, linear
 
 __all__ = ["Backbone", "StepIndex"]
 
@@ -75,17 +76,31 @@ class Backbone(nn.Module):
         step: StepIndex,
         time_embedding: Tensor | None = None,
         context_embedding: Tensor | None = None,
+        kept: Sequence[Tensor] = (),
     ) -> Tensor:
         """Hidden vectors `[..., width]` of states with features `[..., dim, features]` at grid points `step`.
 
         `time_embedding` is the result of `time_embedding()`, where a caller has it already, as a rollout does;
-        `context_embedding` that of `context_embedding(context)`, broadcastable to `[..., width]`.
+        `context_embedding` that of `context_embedding(context)`, broadcastable to `[..., width]`. Of states
+        `[n, dim, features]`, what goes into and out of each layer's activation is written to `kept`, each `[width, n]`.
         """
+        if features.ndim == 2:
+            return self(features.unsqueeze(0), step, time_embedding, context_embedding).squeeze(0)
         table = self.time_embedding() if time_embedding is None else time_embedding
-        embedded = self.embed_state(features.flatten(-2)) + table[step]
+        columns = features.flatten(-2).movedim(0, -1)  # [..., dim · features, B]
+        embedded = linear(columns, self.embed_state.weight, self.embed_state.bias)
+        embedded = embedded + as_columns(table[step], columns.ndim)
         if context_embedding is not None:
-            embedded = embedded + context_embedding
-        hidden = nn.functional.gelu(embedded)
+            embedded = embedded + as_columns(context_embedding, columns.ndim)
+        places = iter(kept)
+
+        def activated(before: Tensor) -> Tensor:
+            after = nn.functional.gelu(before)
+            for value, place in zip((before, after), places, strict=False):  # takes no more places than values
+                place.copy_(value)
+            return after
+
+        hidden = activated(embedded)
         for layer in self.layers:
-            hidden = nn.functional.gelu(layer(hidden))
-        return hidden
+            hidden = activated(layer.of_columns(hidden))
+        return hidden.movedim(-1, 0)

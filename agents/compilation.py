@@ -115,20 +115,12 @@ def _options() -> dict[str, Any]:
                 made.meta["val"] = function(*values)  # of fake tensors: a shape
                 return made
 
-            if node.target == aten.asinh.default:
-                x = node.args[0]
-                square = call(aten.mul.Tensor, x, x)
-                root = call(aten.sqrt.default, call(aten.add.Tensor, square, 1.0))
-                beyond = call(aten.div.Tensor, square, call(aten.add.Tensor, root, 1.0))
-                size = call(aten.log1p.default, call(aten.add.Tensor, call(aten.abs.default, x), beyond))
-                return call(aten.mul.Tensor, call(aten.sign.default, x), size)
-            if node.target == aten.bmm.default and node.args[1].meta["val"].shape[-1] <= _NARROW:
+            if node.target == aten.bmm.default and node.args[0].meta["val"].shape[-2] <= _NARROW:
                 left, right = node.args  # [b, m, k], [b, k, n]
-                turned = call(aten.permute.default, right, [0, 2, 1])
                 product = call(
-                    aten.mul.Tensor, call(aten.unsqueeze.default, left, 2), call(aten.unsqueeze.default, turned, 1)
+                    aten.mul.Tensor, call(aten.unsqueeze.default, left, 3), call(aten.unsqueeze.default, right, 1)
                 )
-                return call(aten.sum.dim_IntList, product, [-1])
+                return call(aten.sum.dim_IntList, product, [2])
             if node.target in (aten.mm.default, aten.addmm.default) and node.meta["val"].dtype == torch.float32:
                 *bias, left, right = node.args
                 if linear is None or node.kwargs or (bias and bias[0].meta["val"].ndim != 1):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..envs.asinh import asinh
 from ..envs.errors import InputError
 
 __all__ = ["FEATURES", "StateFeatures"]
@@ -22,27 +23,27 @@ SCORE_BOUND = 5.0
 
 
 def _raw(features: "StateFeatures", x: Tensor, u: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
-    return ((x / features.scale).unsqueeze(-1),)
+    return ((x / features.scale).unsqueeze(-2),)
 
 
 def _asinh(features: "StateFeatures", x: Tensor, u: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
-    return (u.unsqueeze(-1),)
+    return (u.unsqueeze(-2),)
 
 
 def _fourier(features: "StateFeatures", x: Tensor, u: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
-    angle = u.unsqueeze(-1) * features.frequencies
+    angle = u.unsqueeze(-2) * features.frequencies.unsqueeze(-1)
     return angle.sin(), angle.cos()
 
 
 def _score(features: "StateFeatures", x: Tensor, u: Tensor, score: Tensor | None) -> tuple[Tensor, ...]:
     if score is None:
         raise InputError("features: 'score' needs the gradient of the log density, and none was given")
-    return ((features.scale * score).clamp(-SCORE_BOUND, SCORE_BOUND).unsqueeze(-1),)
+    return ((features.scale * score).clamp(-SCORE_BOUND, SCORE_BOUND).unsqueeze(-2),)
 
 
 Feature = Callable[["StateFeatures", Tensor, Tensor, Tensor | None], tuple[Tensor, ...]]
 FEATURES: dict[str, Feature] = {"raw": _raw, "asinh": _asinh, "fourier": _fourier, "score": _score}
-"""By name: (features, x, u, score) -> columns, each `[..., dim, number of features]`."""
+"""By name: (features, x, u, score), each `[..., dim, B]` -> columns, each `[..., dim, number of features, B]`."""
 
 
 class StateFeatures(nn.Module):
@@ -88,5 +89,9 @@ class StateFeatures(nn.Module):
 
     def forward(self, x: Tensor, score: Tensor | None = None) -> Tensor:
         """Features of the states `x` `[..., dim]`; `score` `[..., dim]` is ∇log R at `x` where that feature is used."""
-        u = x if self._plain else 3.0 * torch.asinh(x / (3.0 * self.scale))
-        return torch.cat([column for name in self.names for column in FEATURES[name](self, x, u, score)], dim=-1)
+        if x.ndim == 1:
+            return self(x.unsqueeze(0), None if score is None else score.unsqueeze(0)).squeeze(0)
+        x, score = x.movedim(0, -1), None if score is None else score.movedim(0, -1)  # rows innermost
+        u = x if self._plain else 3.0 * asinh(x / (3.0 * self.scale))
+        columns = [column for name in self.names for column in FEATURES[name](self, x, u, score)]
+        return torch.cat(columns, dim=-2).movedim(-1, 0)

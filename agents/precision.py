@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..envs.errors import InputError
+from .rows_innermost import linear
 
 __all__ = ["MATMUL_PRECISIONS", "HiddenLinear", "set_matmul_precision"]
 
@@ -44,13 +45,18 @@ class HiddenLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ + b, `[..., in] -> [..., out]`, in the dtype of `x`."""
+        rows = self.product(x.reshape(1, -1, self.in_features), self.weight.T.unsqueeze(0))
+        return rows.reshape(*x.shape[:-1], self.out_features) + self.bias
+
+    def of_columns(self, columns: Tensor) -> Tensor:
+        """W x + b, `[..., in, B] -> [..., out, B]`, in the dtype of `columns` (see `rows_innermost`)."""
+        return linear(columns, self.weight, self.bias, self.product)
+
+    def product(self, left: Tensor, right: Tensor) -> Tensor:
+        """Products of matrices `[n, a, b]` and `[n, b, c]` in the precision of this layer, `[n, a, c]`."""
         if self.matmul_precision == "bfloat16":
-            low = torch.bfloat16
-            return nn.functional.linear(x.to(low), self.weight.to(low), self.bias.to(low)).to(x.dtype)
-        if self.matmul_precision == "tf32":
-            product = _tf32_product(x.reshape(-1, self.in_features), self.weight.T)
-            return product.reshape(*x.shape[:-1], self.out_features) + self.bias
-        return super().forward(x)
+            return torch.bmm(left.to(torch.bfloat16), right.to(torch.bfloat16)).to(left.dtype)
+        return _tf32_product(left, right) if self.matmul_precision == "tf32" else torch.bmm(left, right)
 
 
 def set_matmul_precision(module: nn.Module, precision: str) -> None:
@@ -100,15 +106,15 @@ def _in_tf32(left: Tensor, right: Tensor) -> Tensor:
 _tf32_product: Any = torch.library.custom_op(
     "ebbflow::tf32_product", _in_tf32, mutates_args=(), schema="(Tensor left, Tensor right) -> Tensor"
 )
-_tf32_product.register_fake(lambda left, right: left.new_empty(left.shape[0], right.shape[1]))
+_tf32_product.register_fake(lambda left, right: left.new_empty(*left.shape[:-1], right.shape[-1]))
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
     left, right = ctx.saved_tensors
     needs_left, needs_right = ctx.needs_input_grad
     return (
-        _tf32_product(gradient, right.T) if needs_left else None,
-        _tf32_product(left.T, gradient) if needs_right else None,
+        _tf32_product(gradient, right.mT) if needs_left else None,
+        _tf32_product(left.mT, gradient) if needs_right else None,
     )
 
 

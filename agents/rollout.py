@@ -4,7 +4,7 @@ Sampling is gradient-free unless asked otherwise; losses re-evaluate the stored 
 differentiable path carries no second derivatives of the density.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..envs.errors import InputError
 from .compilation import begin_graphs, compiled
+from .recording import Recording
+from .rows_innermost import rows_innermost, stack_steps
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -55,7 +57,7 @@ class _Visits:
         self.states.append(state)
         if not self.needs_score or self.density is None:
             return None
-        self.value, self.gradient = self.density.value_and_score(state, *self.conditions)
+        self.value, self.gradient = self.density.value_and_score(state.contiguous(), *self.conditions)
         score = self.space.score(state, self.gradient)
         self.scores.append(score)
         return score
@@ -66,19 +68,19 @@ class _Visits:
             return None
         state, value = self.states[-1], self.value
         if not differentiable:
-            return self.density(state, *self.conditions) if value is None else value
+            return self.density(state.contiguous(), *self.conditions) if value is None else value
         # The value with its first derivative, not with its graph: counted as a gradient call, and refused where the
         # density has no gradient, which a graph would leave out in silence.
         gradient = self.gradient
         if value is None or gradient is None:
-            value, gradient = self.density.value_and_score(state, *self.conditions)
+            value, gradient = self.density.value_and_score(state.contiguous(), *self.conditions)
         return value + (gradient * (state - state.detach())).sum(-1)
 
     def trajectory(self, log_reward: Tensor | None, context: Tensor | None, *, reverse: bool = False) -> TensorDict:
         order = -1 if reverse else 1
-        columns = {"state": torch.stack(self.states[::order], dim=1)}  # [B, T+1, dim]
+        columns = {"state": stack_steps(self.states[::order])}  # [B, T+1, dim]
         if self.scores:
-            columns["score"] = torch.stack(self.scores[::order], dim=1)
+            columns["score"] = stack_steps(self.scores[::order])
         if log_reward is not None:
             columns["log_reward"] = log_reward
         if context is not None:
@@ -96,16 +98,15 @@ def generate_step(
     noise: Tensor,
     widening: tuple[float | Tensor, float | Tensor, float] | Tensor | None = None,
     slope: Tensor | None = None,
-    *,
-    differentiable: bool = False,
+    kept: Sequence[Tensor] = (),
 ) -> Tensor:
     """x_{k+1} of states x_k `[n, dim]`, from standard normal `noise` `[n, dim]`; embeddings as in `generation_step`.
 
     `widening` holds the scale, added and drift of `Agent.generate`, and `slope` the score that is drifted along. A step
     k that is a tensor `[1]` is that of all states, and makes no difference to what is compiled.
     """
-    u = None if differentiable else agent.space.coordinates(state)
-    mean, log_variance = agent.generation_step(state, k, score, table, embedding, u)
+    u = agent.space.coordinates(state)
+    mean, log_variance = agent.generation_step(state, k, score, table, embedding, u, kept)
     std = (0.5 * log_variance).exp()
     if widening is not None:
         scale, added, drift = widening
@@ -114,10 +115,7 @@ def generate_step(
         if isinstance(scale, Tensor) or isinstance(added, Tensor) or scale != 1.0 or added != 0.0:
             extra = added**2 * agent.generation.variance[k]
             std = ((scale * std).square() + extra).sqrt()
-    if u is None:  # coordinates of its own, for a gradient that adds up in the same order
-        u = agent.space.coordinates(state)
-    action = torch.addcmul(mean - u, std.expand_as(mean), noise)
-    return agent.space.transition(state, action, k)
+    return agent.space.moved_to(torch.addcmul(mean, std.expand_as(mean), noise), state, u, k)
 
 
 def destroy_step(
@@ -128,13 +126,62 @@ def destroy_step(
     table: Tensor | None,
     embedding: Tensor | None,
     noise: Tensor,
+    kept: Sequence[Tensor] = (),
 ) -> Tensor:
     """x_{k−1} of states x_k `[n, dim]`, from standard normal `noise` `[n, dim]`; see `generate_step`."""
     u = agent.space.coordinates(state)
-    mean, log_variance = agent.destruction_step(state, k, score, table, embedding, u)
+    mean, log_variance = agent.destruction_step(state, k, score, table, embedding, u, kept)
     std = (0.5 * log_variance).exp()
-    action = torch.addcmul(mean - u, std.expand_as(mean), noise)
-    return agent.space.transition(state, action, k)
+    return agent.space.moved_to(torch.addcmul(mean, std.expand_as(mean), noise), state, u, k)
+
+
+def look_step(
+    agent: "Agent",
+    state: Tensor,
+    k: int | Tensor,
+    score: Tensor | None,
+    table: Tensor,
+    embedding: Tensor | None,
+    kept: Sequence[Tensor],
+) -> Tensor:
+    """Keeps what the trunk computes of states `[n, dim]` from which no step is taken; gives their coordinates."""
+    u = agent.space.coordinates(state)
+    agent.seen(agent.backbone, u, k, score, table, embedding, kept)
+    return u
+
+
+def _look_at(
+    agent: "Agent",
+    state: Tensor,
+    k: int,
+    points: Tensor,
+    score: Tensor | None,
+    table: Tensor,
+    embedding: Tensor | None,
+    recording: Recording,
+) -> None:
+    """The last state of a recorded rollout, which the loss reads, too."""
+    if agent.compiled:
+        _compiled_step(agent, look_step)(agent, state, points[k : k + 1], score, table, embedding, recording.at(k))
+    else:
+        look_step(agent, state, k, score, table, embedding, recording.at(k))
+
+
+def _begin(recording: Recording | None, agent: "Agent", n: int, first: int, *, differentiable: bool = False) -> None:
+    """Note the parameters, or raise an InputError where there is nothing to record, or no place for it."""
+    if recording is None:
+        return
+    if first or differentiable or recording.features.shape[-1] != n:
+        raise InputError(
+            f"recording: expected {recording.features.shape[-1]} whole paths without gradient, got {n} paths from grid "
+            f"point {first}{' with gradient' if differentiable else ''}"
+        )
+    recording.begin(agent.backbone)
+
+
+def _noise(state: Tensor) -> Tensor:
+    """Standard normal numbers, drawn row by row in whatever order the state lies in memory."""
+    return torch.randn(state.shape, dtype=state.dtype, device=state.device)
 
 
 def _compiled_step(agent: "Agent", function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -163,6 +210,7 @@ def rollout_generation(
     first: int = 0,
     noise: Tensor | None = None,
     differentiable: bool = False,
+    recording: Recording | None = None,
 ) -> TensorDict:
     """Sample `n` generation paths; see `Agent.generate`.
 
@@ -179,17 +227,18 @@ def rollout_generation(
     """
     if start is None and first != 0:
         raise InputError(f"start: expected states at grid point {first}, got None")
+    _begin(recording, agent, n, first, differentiable=differentiable)
     if drift != 0.0 and density is None:
         raise InputError("drift: needs the gradient of the log density: pass the target as `density`")
     context, conditions = agent.contexts_of(n, context)
     with torch.set_grad_enabled(differentiable):
         visits = _Visits(agent, density, conditions, first)
-        state = agent.initial_state(n) if start is None else start
+        state = rows_innermost(agent.initial_state(n) if start is None else start)
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
         of_numbers = not isinstance(scale, Tensor) and not isinstance(added, Tensor)
         widened = None if of_numbers and (scale, added, drift) == (1.0, 0.0, 0.0) else (scale, added, drift)
         # As tensors, for what is compiled would be compiled anew for other numbers, and for none.
-        points = torch.arange(agent.steps, device=state.device)
+        points = torch.arange(agent.steps + 1, device=state.device)
         # Filled in on the device: to copy them there would wait for it.
         numbers = (scale, added, drift)
         widening = torch.cat([state.new_full((1,), float(number)) for number in numbers]) if agent.compiled else None
@@ -199,16 +248,17 @@ def rollout_generation(
             if drift != 0.0 and density is not None:
                 slope = score
                 if slope is None:
-                    slope = agent.space.score(state, density.value_and_score(state, *conditions)[1])
-            drawn = torch.randn_like(state) if noise is None else noise[k - first]
+                    slope = agent.space.score(state, density.value_and_score(state.contiguous(), *conditions)[1])
+            drawn = _noise(state) if noise is None else noise[k - first]
+            kept = () if recording is None else recording.at(k)
             if agent.compiled and not differentiable:
                 step = _compiled_step(agent, generate_step)
-                state = step(agent, state, points[k : k + 1], score, table, embedding, drawn, widening, slope)
+                state = step(agent, state, points[k : k + 1], score, table, embedding, drawn, widening, slope, kept)
             else:
-                state = generate_step(
-                    agent, state, k, score, table, embedding, drawn, widened, slope, differentiable=differentiable
-                )
-        visits.add(state)
+                state = generate_step(agent, state, k, score, table, embedding, drawn, widened, slope, kept)
+        score = visits.add(state)
+        if recording is not None:
+            _look_at(agent, state, agent.steps, points, score, table, embedding, recording)
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
 
@@ -221,6 +271,7 @@ def rollout_destruction(
     context: Tensor | None = None,
     first: int = 0,
     noise: Tensor | None = None,
+    recording: Recording | None = None,
 ) -> TensorDict:
     """Destroy the samples `x`; see `Agent.destroy`.
 
@@ -236,22 +287,26 @@ def rollout_destruction(
         >>> paths["state"].shape, paths["state"][:, 0].tolist()  # all the way back to the origin
         (torch.Size([3, 5, 2]), [[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     """
+    _begin(recording, agent, len(x), first)
     context, conditions = agent.contexts_of(len(x), context)
     with torch.no_grad():
         visits = _Visits(agent, density, conditions, first)
         table = agent.destruction_trunk.time_embedding() if agent.destruction.reads_state else None
         embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.reads_state else None
-        state = x
+        state = rows_innermost(x)
         points = torch.arange(agent.steps + 1, device=state.device)
         for k in range(agent.steps, first, -1):
             score = visits.add(state)
             if log_reward is None and density is not None:
-                log_reward = density(state, *conditions) if visits.value is None else visits.value
-            drawn = torch.randn_like(state) if noise is None else noise[agent.steps - k]
+                log_reward = density(x, *conditions) if visits.value is None else visits.value
+            drawn = _noise(state) if noise is None else noise[agent.steps - k]
+            kept = () if recording is None else recording.at(k)
             if agent.compiled:
                 step = _compiled_step(agent, destroy_step)
-                state = step(agent, state, points[k : k + 1], score, table, embedding, drawn)
+                state = step(agent, state, points[k : k + 1], score, table, embedding, drawn, kept)
             else:
-                state = destroy_step(agent, state, k, score, table, embedding, drawn)
-        visits.add(state)
+                state = destroy_step(agent, state, k, score, table, embedding, drawn, kept)
+        score = visits.add(state)
+        if recording is not None and table is not None:
+            _look_at(agent, state, 0, points, score, table, embedding, recording)
         return visits.trajectory(log_reward, context, reverse=True)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .asinh import asinh
 from .errors import InputError, whole_number
 
 __all__ = ["Compressed", "Continuous", "Tokens"]
@@ -56,8 +57,14 @@ class Continuous:
         return (self.dim,)
 
     def transition(self, state: Tensor, action: Tensor, step: int | Tensor) -> Tensor:
-        """Next state `state + action`, `[..., dim]`; `step` does not matter in this space."""
-        return state + action
+        """State whose coordinates are those of `state` plus `action`, `[..., dim]`; here `step` does not matter."""
+        return self.from_coordinates(self.coordinates(state) + action)
+
+    def moved_to(self, u: Tensor, state: Tensor, known: Tensor, step: int | Tensor) -> Tensor:
+        """`transition` of a `state` with `known` coordinates by the action that leads to the coordinates `u`."""
+        if type(self).transition is not Continuous.transition:
+            return self.transition(state, u - known, step)
+        return self.from_coordinates(u)
 
     def coordinates(self, state: Tensor) -> Tensor:
         """The coordinates u in which an action is an increment, `[..., dim]`; here the state itself."""
@@ -128,13 +135,9 @@ class Compressed(Continuous):
         if not 0.0 < self.length < math.inf:
             raise InputError(f"length: expected a positive finite number, got {self.length!r}")
 
-    def transition(self, state: Tensor, action: Tensor, step: int | Tensor) -> Tensor:
-        """State whose coordinates are those of `state` plus `action`, `[..., dim]`."""
-        return self.from_coordinates(self.coordinates(state) + action)
-
     def coordinates(self, state: Tensor) -> Tensor:
         """u = L · asinh(x / L), `[..., dim]`."""
-        return self.length * torch.asinh(state / self.length)
+        return self.length * asinh(state / self.length)
 
     def from_coordinates(self, u: Tensor) -> Tensor:
         """x = L · sinh(u / L), `[..., dim]`; held where sinh would overflow."""

@@ -7,7 +7,7 @@ new paths ─ remember ─▶ replay ─┐ draw            ┌─▶ stored pat
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tensordict import TensorDict
@@ -16,6 +16,7 @@ from ..agents.agent import Agent
 from ..agents.ebb_and_flow import ebb_and_flow
 from ..agents.origin import Origin
 from ..agents.policies import Policies
+from ..agents.recording import Recording
 from ..buffers.anchors import Anchors
 from ..buffers.local_search import EbbAndFlowSearch, LangevinSearch, LocalSearch
 from ..buffers.replay import Replay
@@ -125,8 +126,11 @@ class Memory:
             anchored = self.anchors.draw(anchors, contexts(anchors))
         return Remembered(drawn, anchored)
 
-    def trajectories(self, drawn: Remembered) -> list[TensorDict]:
-        """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed."""
+    def trajectories(self, drawn: Remembered, recording: Recording | None = None) -> list[TensorDict]:
+        """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed.
+
+        A `recording` of their number keeps what was computed on the way; there must be no stored paths among them.
+        """
         parts: list[TensorDict] = []
         terminal = []
         if drawn.own is not None and self.config.replay.contents == "path":
@@ -141,7 +145,8 @@ class Memory:
         if terminal:
             rows = TensorDict.cat(terminal)
             context = rows.get("context", None)
-            paths = self.agent.destroy(rows["state"], self.target, rows["log_reward"], context=context)
+            settings: dict[str, Any] = {} if recording is None else {"recording": recording}
+            paths = self.agent.destroy(rows["state"], self.target, rows["log_reward"], context=context, **settings)
             parts.append(paths.set("origin", rows["origin"]))
         return parts
 

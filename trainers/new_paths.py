@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -9,6 +10,8 @@ from tensordict import TensorDict
 from ..agents.exploration import NOT_WIDENED, Widening
 from ..agents.origin import Origin
 from ..agents.policies import Policies
+from ..agents.recording import Recording
+from ..agents.rows_innermost import cat_trajectories
 from ..envs.target import Target
 from .config import TrainConfig
 from .context_batch import contexts_of_new_rows, share_of_contexts
@@ -51,19 +54,29 @@ class NewPaths:
         fresh = share_of_contexts(self.config.contexts_per_batch, n, self.config.batch_size)
         return contexts_of_new_rows(self.target, n, fresh, torch.cat(list(remembered)) if remembered else None)
 
-    def generate(self, n: int, widening: Widening, context: torch.Tensor | None = None) -> TensorDict:
+    def generate(
+        self,
+        n: int,
+        widening: Widening,
+        context: torch.Tensor | None = None,
+        recording: Recording | None = None,
+    ) -> TensorDict:
         """`n` new paths: on-policy for the objectives that need that, and the others widened by exploration.
 
         Where one objective of two needs on-policy paths, each kind is half of them, and each kind has all contexts.
+        A `recording` of `n` rows keeps what was computed on the way.
         """
         on_policy = self.on_policy_rows(n, widening)
         first, second = (None, None) if context is None else (context[:on_policy], context[on_policy:])
         parts = []
         if on_policy:
-            parts.append(self.collect(on_policy, context=first, differentiable=self.objective.follows_paths))
+            kept = None if recording is None else recording.rows(0, on_policy)
+            follows = self.objective.follows_paths
+            parts.append(self.collect(on_policy, context=first, differentiable=follows, recording=kept))
         if on_policy < n:
-            parts.append(self.collect(n - on_policy, widening, context=second))
-        return TensorDict.cat(parts)
+            kept = None if recording is None else recording.rows(on_policy, n)
+            parts.append(self.collect(n - on_policy, widening, context=second, recording=kept))
+        return cat_trajectories(parts)
 
     def collect(
         self,
@@ -72,10 +85,12 @@ class NewPaths:
         *,
         context: torch.Tensor | None = None,
         differentiable: bool = False,
+        recording: Recording | None = None,
     ) -> TensorDict:
         """`n` new paths of one kind."""
+        settings: dict[str, Any] = {} if recording is None else {"recording": recording}
         paths = self.agent.generate(
-            n, self.target, context=context, **widening._asdict(), differentiable=differentiable
+            n, self.target, context=context, **widening._asdict(), differentiable=differentiable, **settings
         )
         paths["log_reward"] = paths["log_reward"].clamp_min(self.config.log_reward_floor)
         origin = Origin.ON_POLICY if widening == NOT_WIDENED else Origin.OFF_POLICY

@@ -23,9 +23,11 @@ from ..agents.exploration import Exploration
 from ..agents.point_architecture import build_point_agent
 from ..agents.policies import Policies
 from ..agents.precision import set_matmul_precision
+from ..agents.recording import Recording
 from ..agents.references.continuous.catalogue import CONTINUOUS_REFERENCES, TRANSFORMS
 from ..agents.references.tokens.catalogue import get_token_reference
 from ..agents.references.tokens.reference import TokenReference
+from ..agents.rows_innermost import cat_trajectories
 from ..agents.token_architecture import build_token_agent
 from ..buffers.anchors import Anchors
 from ..buffers.local_search import LocalSearch
@@ -197,6 +199,7 @@ class Trainer:
             self.data = DataBatches(self.agent, self.target, self._share, self.objective, cost)
         self.new_paths = NewPaths(self.agent, self.target, self._share, self.objective)
         self.memory = Memory(self.agent, self.target, self._share, self._own(anchors), self.device)
+        self.recording = self._recording()
         self.callbacks = list(callbacks)
         self.iteration = 0
         self.seconds = 0.0
@@ -253,6 +256,14 @@ class Trainer:
             return build_agent(self.target.space, scale=self._scale, flow=flow, **settings)
         finally:
             torch.set_default_dtype(before)
+
+    def _recording(self) -> Recording | None:
+        """What rollouts compute, kept for the loss; None where a loss has to compute it (again)."""
+        agent, config = self.agent, self.config
+        anew = config.chunk is not None or config.cuda_graphs or config.replay.contents == "path"
+        if self.data is not None or anew or self.objective.follows_paths or not Recording.suits(agent):
+            return None
+        return Recording.of_agent(cast(Agent, agent), self._share.batch_size)
 
     def _samples_to_destroy(self) -> torch.Tensor:
         """Samples whose law, destroyed, generation starts from; always the same ones, so that a run can be resumed."""
@@ -391,7 +402,7 @@ class Trainer:
         if self.config.residual_bound is not None:
             # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
             self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
-        losses = self.objective(batch)
+        losses = self.objective(batch) if self.recording is None else self.objective(batch, self.recording)
         total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
         if self.optimisers.step(total):
             if self.target_update is not None:
@@ -413,13 +424,15 @@ class Trainer:
         own, anchored = self.memory.counts()
         count = self._share.batch_size - own - anchored
         widening = self.exploration.widening_at(progress)
+        recording = None if self.recording is None else self.recording.rows(0, count)
         if self.target.is_conditional:  # new paths go to the contexts of remembered ones, so these are drawn first
             drawn = self.memory.draw(own, anchored)
-            new = self.new_paths.generate(count, widening, self.new_paths.contexts(count, drawn.contexts))
+            new = self.new_paths.generate(count, widening, self.new_paths.contexts(count, drawn.contexts), recording)
         else:
-            new = self.new_paths.generate(count, widening)
+            new = self.new_paths.generate(count, widening, recording=recording)
             drawn = self.memory.draw(own, anchored)
-        batch = TensorDict.cat([new, *self.memory.trajectories(drawn)])
+        recording = None if self.recording is None else self.recording.rows(count, self._share.batch_size)
+        batch = cat_trajectories([new, *self.memory.trajectories(drawn, recording)])
         if self.config.replay.beta > 0 and (drawn.own is not None or self.ranks.size > 1):
             # Of several ranks one may remember something before another does: then both have weights.
             weight = torch.ones(len(batch), device=self.device)

@@ -34,11 +34,11 @@ def test_generation_equals_the_environments_rollout(random_agent, quartic, refer
     walk = env.rollout(100, agent.generation_actor(quartic))
     torch.manual_seed(5)
     paths = agent.generate(ROWS, quartic)
-    assert torch.equal(paths["state"][:, :-1], walk["state"])
-    assert torch.equal(paths["state"][:, 1:], walk["next", "state"])
-    assert torch.equal(paths["log_reward"], walk["next", "reward"][:, -1, 0])
+    torch.testing.assert_close(paths["state"][:, :-1], walk["state"], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(paths["state"][:, 1:], walk["next", "state"], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(paths["log_reward"], walk["next", "reward"][:, -1, 0], rtol=1e-11, atol=1e-11)
     if agent.needs_score:
-        assert torch.equal(paths["score"][:, :-1], walk["score"])
+        torch.testing.assert_close(paths["score"][:, :-1], walk["score"], rtol=1e-11, atol=1e-11)
     expected = agent.path_log_probs(paths).generation
     torch.testing.assert_close(walk["action_log_prob"], expected, rtol=1e-11, atol=1e-11)
     assert paths["state"].std(0)[1:].min() > 0.1  # a sample, not the mean path
@@ -54,12 +54,12 @@ def test_destruction_equals_the_environments_rollout(random_agent, quartic, refe
     walk = env.rollout(100, agent.destruction_actor(quartic), tensordict=start, auto_reset=False)
     torch.manual_seed(5)
     paths = agent.destroy(x, quartic)
-    assert torch.equal(paths["state"].flip(1)[:, :-1], walk["state"])
-    assert torch.equal(paths["state"].flip(1)[:, 1:], walk["next", "state"])
+    torch.testing.assert_close(paths["state"].flip(1)[:, :-1], walk["state"], rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(paths["state"].flip(1)[:, 1:], walk["next", "state"], rtol=1e-11, atol=1e-11)
     assert torch.equal(paths["state"][:, -1], x)
-    assert torch.equal(paths["log_reward"], quartic(x))
+    torch.testing.assert_close(paths["log_reward"], quartic(x), rtol=1e-11, atol=1e-11)
     if agent.needs_score:
-        assert torch.equal(paths["score"].flip(1)[:, :-1], walk["score"])
+        torch.testing.assert_close(paths["score"].flip(1)[:, :-1], walk["score"], rtol=1e-11, atol=1e-11)
     expected = agent.path_log_probs(paths).destruction.flip(1)
     torch.testing.assert_close(walk["action_log_prob"], expected, rtol=1e-11, atol=1e-11)
     assert paths["state"].std(0)[1:].min() > 0.1

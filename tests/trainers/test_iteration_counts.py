@@ -194,15 +194,16 @@ def config_of(case, steps):
     return TrainConfig.from_dict({**RECIPE, **changes, "agent": agent, "steps": steps, "iterations": 20})
 
 
-# Backbone calls: one a step of each rollout (generation; destruction where it is learned), and for a loss one pass of
-# the online and one of the target networks, over all T + 1 states. Reverse KL has one of each more, through the path,
-# of which each policy's head reads one.
+# Backbone calls: one a state of each rollout (generation; destruction where it is learned), of which the loss makes use,
+# and one pass of the target networks over all T + 1 states. Where rollouts are not recorded, one a step of each, and a
+# pass of the online networks, too. Reverse KL has one of each more, through the path, of which each policy's head reads
+# one.
 # Energies: one a new path; gradients: one a path that is followed. Remembered rows cost neither.
 # Waits: are the densities finite (of gradients too), are the loss and all gradients, are the rows to be remembered, and
 # where TorchRL's storage has written last; of reverse KL and TLM, which learn from some rows, which rows these are.
 EXPECTED = {
-    ("recipe", 5): Work(12, 2 * 16 * 5 + 2 * 32 * 6, 7, 7, 3, 16, 0, waits=4),
-    ("recipe", 20): Work(42, 2 * 16 * 20 + 2 * 32 * 21, 22, 22, 3, 16, 0, waits=4),
+    ("recipe", 5): Work(13, 2 * 32 * 6, 7, 7, 3, 16, 0, waits=4),
+    ("recipe", 20): Work(43, 2 * 32 * 21, 22, 22, 3, 16, 0, waits=4),
     ("generation only", 5): Work(6, 16 * 5 + 32 * 5, 6, 6, 2, 16, 0, waits=4),
     ("generation only", 20): Work(21, 16 * 20 + 32 * 20, 21, 21, 2, 16, 0, waits=4),
     ("reverse KL and TLM", 5): Work(9, 32 * 5 + 4 * 32 * 6, 8, 3, 3, 32, 32, waits=5),

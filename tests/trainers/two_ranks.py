@@ -64,6 +64,7 @@ def share_batches(joint: Trainer, alone: Trainer) -> None:
     """Let the joint trainer make the same batch of the same noise as the one alone, and take its own rows of it."""
     joint._share = joint.new_paths.config = joint.config
     joint.memory = alone.memory
+    joint.recording = None  # which would be of all rows
     mix, rank = joint._mix, joint.ranks.rank
     joint._mix = lambda progress: (mixed := mix(progress))._replace(batch=rows_of(mixed.batch, rank))
     joint._remember = lambda *_: None

@@ -23,6 +23,7 @@ from torchrl.objectives import LossModule
 
 from ...agents.compilation import begin_graphs, compiled
 from ...agents.policies import PathLogProbs, Policies
+from ...agents.recording import Recording
 from ...buffers.context_groups import context_keys
 from ...envs.errors import InputError
 from ..ranks import ALONE, Ranks
@@ -142,14 +143,21 @@ class JointLoss(LossModule):
         self.on_policy_share = 1.0 if all(on_policy) else 0.5 if any(on_policy) else 0.0
         self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
 
-    def forward(self, tensordict: TensorDictBase) -> TensorDict:
-        """Losses of a batch of trajectories (class docstring)."""
-        return self.with_parameters(
-            tensordict, self.agent_params, self.target_agent_params if self.use_targets else None
-        )
+    def forward(self, tensordict: TensorDictBase, recording: Recording | None = None) -> TensorDict:
+        """Losses of a batch of trajectories (class docstring), and of the `recording` of all of them, if there is one.
+
+        Raises:
+            InputError: for a recording of other parameters than the agent now has.
+        """
+        lagging = self.target_agent_params if self.use_targets else None
+        return self.with_parameters(tensordict, self.agent_params, lagging, recording)
 
     def with_parameters(
-        self, tensordict: TensorDictBase, parameters: TensorDictBase, lagging_parameters: TensorDictBase | None
+        self,
+        tensordict: TensorDictBase,
+        parameters: TensorDictBase,
+        lagging_parameters: TensorDictBase | None,
+        recording: Recording | None = None,
     ) -> TensorDict:
         """What `forward` gives, with these parameters of the agent and of its target networks in place of its own."""
         paths = tensordict.detach()  # only an objective that follows paths sees their graph
@@ -159,7 +167,9 @@ class JointLoss(LossModule):
         with parameters.to_module(self.agent):
             log_z = self.agent.log_z_given(paths.get("context", None))
             # There is nothing to learn in coordinates and features: computed once for all passes.
-            u, features, online = self._pass(online_pass)(self.agent, read, self.trunk)
+            if recording is not None:
+                recording.check(self.agent.backbone)
+            u, features, online = self._pass(online_pass)(self.agent, read, self.trunk, recording)
             log_flow = None
             if self.needs_flow and features is not None:
                 log_flow = self.agent.path_log_flow(paths, features, log_z.detach(), u)
@@ -256,12 +266,15 @@ class JointLoss(LossModule):
 
 
 def online_pass(
-    agent: Policies, paths: Mapping[str, Tensor], trunk: str
+    agent: Policies, paths: Mapping[str, Tensor], trunk: str, recording: Recording | None = None
 ) -> tuple[Tensor | None, Tensor | None, PathLogProbs]:
     """Coordinates, features and log densities of stored trajectories; in chunks nothing but these is kept."""
     if agent.chunk is not None:
         return None, None, agent.path_log_probs(paths, trunk=trunk)
     u = agent.space.coordinates(paths["state"])
+    if recording is not None:
+        features = recording.path_features(agent.space.dim)
+        return u, features, agent.path_log_probs(paths, coordinates=u, trunk=trunk, recording=recording)
     features = agent.path_features(paths, u)
     return u, features, agent.path_log_probs(paths, features, coordinates=u, trunk=trunk)
 

@@ -1,0 +1,96 @@
+"""Where numbers lie in memory: the rows of a batch side by side, so that processors take many rows at a time.
+
+States have few coordinates, features and outputs of heads fewer still; rows there are hundreds. A tensor `[B, ..., n]`
+of states, features or hidden vectors is therefore laid out as `[..., n, B]`, and every sum, sine, product or table is
+then computed for consecutive rows. Shapes are what they always are: only strides differ, and whatever comes in another
+order gives the same result, more slowly. Operations that go number by number keep the order of what they are given;
+those that do not, and gradients of parts of a tensor, are made of *columns*, `[..., n, B]` in shape as well.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+__all__ = ["as_columns", "cat_rows", "cat_trajectories", "linear", "rows_innermost", "stack_steps", "steps_of"]
+
+
+def rows_innermost(x: Tensor) -> Tensor:
+    """The same tensor `[B, ...]` with its rows side by side in memory.
+
+    Example:
+        >>> rows_innermost(torch.zeros(5, 3, 2)).stride()
+        (1, 10, 5)
+    """
+    return x.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+def cat_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors `[B_i, ...]` one after the other, `[ΣB_i, ...]`.
+
+    Example:
+        >>> cat_rows([torch.zeros(2, 3), torch.ones(4, 3)]).stride()
+        (1, 6)
+    """
+    return torch.cat([part.movedim(0, -1) for part in parts], dim=-1).movedim(-1, 0)
+
+
+def cat_trajectories(parts: Sequence[TensorDict]) -> TensorDict:
+    """Trajectories `[B_i]` with the same columns, one after the other, `[ΣB_i]`.
+
+    Example:
+        >>> parts = [TensorDict({"state": torch.zeros(n, 3, 2)}, batch_size=[n]) for n in (1, 2)]
+        >>> cat_trajectories(parts)["state"].stride()
+        (1, 6, 3)
+    """
+    columns = {name: cat_rows([part[name] for part in parts]) for name in parts[0].keys()}
+    return TensorDict(columns, batch_size=[sum(len(part) for part in parts)])
+
+
+def stack_steps(states: Sequence[Tensor]) -> Tensor:
+    """What was visited step by step, each `[B, ...]`, as one tensor `[B, steps, ...]`.
+
+    Example:
+        >>> stack_steps([torch.zeros(5, 2)] * 3).stride()
+        (1, 10, 5)
+    """
+    return torch.stack([state.movedim(0, -1) for state in states]).movedim(-1, 0)
+
+
+def steps_of(x: Tensor, which: slice) -> Tensor:
+    """The steps `which` of `x` `[B, steps, ...]`; gradients, too, keep the order (that of `x[:, which]` does not).
+
+    Example:
+        >>> steps_of(stack_steps([torch.zeros(5, 2)] * 3), slice(1, 3)).shape
+        torch.Size([5, 2, 2])
+    """
+    return x.movedim(0, -1)[which].movedim(-1, 0)
+
+
+def as_columns(values: Tensor, ndim: int) -> Tensor:
+    """Numbers `[..., n]` that go with tensors `[B, ..., n]` of `ndim` dimensions, so that they go with their columns.
+
+    Those that have fewer dimensions are the same of all rows.
+
+    Example:
+        >>> as_columns(torch.zeros(3, 2), ndim=3).shape, as_columns(torch.zeros(5, 2), ndim=2).shape
+        (torch.Size([3, 2, 1]), torch.Size([2, 5]))
+    """
+    return values.movedim(0, -1) if values.ndim == ndim else values.unsqueeze(-1)
+
+
+def linear(
+    columns: Tensor, weight: Tensor, bias: Tensor, product: Callable[[Tensor, Tensor], Tensor] = torch.bmm
+) -> Tensor:
+    """W x + b of columns, `[..., in, B] -> [..., out, B]`, with a weight `[out, in]`.
+
+    The bias is of each output, `[out]`; the `product` is one of batches of matrices.
+
+    Example:
+        >>> linear(torch.ones(3, 2, 5), torch.ones(4, 2), torch.zeros(4)).shape
+        torch.Size([3, 4, 5])
+    """
+    batch = columns.flatten(0, -3) if columns.ndim > 2 else columns.unsqueeze(0)
+    products = product(weight.expand(len(batch), -1, -1), batch)
+    return products.view(*columns.shape[:-2], *products.shape[1:]) + bias.unsqueeze(-1)
