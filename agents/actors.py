@@ -48,6 +48,7 @@ __all__ = [
     "DiracNormal",
     "GenerationHead",
     "gaussian_log_prob",
+    "read_together",
 ]
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -130,17 +131,20 @@ class Readout(nn.Module):
         nn.init.zeros_(self.linear.bias)
         self.table = nn.Parameter(torch.zeros(steps, dim, features, outputs)) if tables else None
 
-    def forward(self, hidden: Tensor, features: Tensor, transition: StepIndex) -> tuple[Tensor, ...]:
-        """`outputs` tensors of the raw corrections on the given transitions, columns `[..., dim, B]`."""
+    def forward(
+        self, hidden: Tensor | None, features: Tensor, transition: StepIndex, read: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """`outputs` tensors of the raw corrections on the given transitions, columns `[..., dim, B]`.
 
-        def outputs_first(values: Tensor) -> Tensor:
-            return values.unflatten(0, (-1, self.outputs)).transpose(0, 1).flatten(0, 1)
-
-        weight, bias = outputs_first(self.linear.weight), outputs_first(self.linear.bias)
-        raw = linear(hidden.movedim(0, -1), weight, bias).unflatten(-2, (self.outputs, -1))
+        `read`, where a caller has it (`read_together`), is what the linear map gives for the hidden vectors.
+        """
+        if read is None:
+            assert hidden is not None
+            read = linear(hidden.movedim(0, -1), self.linear.weight, self.linear.bias)
+        raw = read.unflatten(-2, (-1, self.outputs))  # [..., dim, outputs, B]
         if self.table is not None:
-            raw = raw + self._looked_up(features, transition).transpose(-3, -2)
-        return raw.unbind(-3)
+            raw = raw + self._looked_up(features, transition)
+        return raw.transpose(-3, -2).unbind(-3)
 
     def _looked_up(self, features: Tensor, transition: StepIndex) -> Tensor:
         """What the table gives for features `[B, ..., dim, F]`: `[..., dim, outputs, B]`."""
@@ -151,6 +155,17 @@ class Readout(nn.Module):
                 return torch.einsum("ndf,ndfo->don", features, weights)
             weights = weights.squeeze(0)
         return torch.matmul(weights.mT, features.movedim(0, -1))
+
+
+def read_together(hidden: Tensor, *readouts: Readout) -> Sequence[Tensor]:
+    """What the linear maps of several readouts give for the same hidden vectors `[B, ..., width]`, in one product.
+
+    Columns `[..., dim · outputs, B]` of each.
+    """
+    weights = torch.cat([readout.linear.weight for readout in readouts])
+    biases = torch.cat([readout.linear.bias for readout in readouts])
+    sizes = [readout.linear.out_features for readout in readouts]
+    return linear(hidden.movedim(0, -1), weights, biases).split(sizes, dim=-2)
 
 
 def _column(values: Sequence[float]) -> Tensor:
@@ -232,16 +247,23 @@ class GenerationHead(nn.Module):
         self._schedule = (schedule,)  # which is no part of this policy, but of the other one
 
     def forward(
-        self, hidden: Tensor, features: Tensor, state: Tensor, transition: StepIndex, score: Tensor | None = None
+        self,
+        hidden: Tensor | None,
+        features: Tensor,
+        state: Tensor,
+        transition: StepIndex,
+        score: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean `[..., dim]` and log variance (broadcastable to it) of x_{k+1} given `state` = x_k on step `transition`.
 
-        Hidden vectors are `[..., width]`, features `[..., dim, features]`, the score ∇log R(x_k) `[..., dim]`.
+        Hidden vectors are `[..., width]`, features `[..., dim, features]`, the score ∇log R(x_k) `[..., dim]`; what is
+        `read` of hidden vectors already takes their place.
 
         Raises:
             InputError: when the drift needs the score and it is not given.
         """
-        raw = self.readout(hidden, features, transition)
+        raw = self.readout(hidden, features, transition, read)
         (schedule,) = self._schedule
         columns = state.movedim(0, -1)
 
@@ -258,10 +280,10 @@ class GenerationHead(nn.Module):
         mean = at(self.factor) * columns
         if self.gain:
             mean = mean + _gain(raw[-1], mean, std, at(self.gain_unit))
-        mean = mean + std * drift
+        mean = torch.addcmul(mean, std, drift)
         log_variance = variance.log()
         if self.learned_variance:
-            log_variance = log_variance + self.bound * (raw[1] / self.bound).tanh()
+            log_variance = torch.add(log_variance, (raw[1] / self.bound).tanh(), alpha=self.bound)
         return mean.movedim(-1, 0), log_variance.movedim(-1, 0)
 
 
@@ -345,19 +367,25 @@ class DestructionHead(nn.Module):
         return self.readout is not None
 
     def forward(
-        self, hidden: Tensor | None, features: Tensor | None, state: Tensor, transition: StepIndex
+        self,
+        hidden: Tensor | None,
+        features: Tensor | None,
+        state: Tensor,
+        transition: StepIndex,
+        read: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean `[..., dim]` and log variance (broadcastable) of x_k given `state` = x_{k+1} on step `transition` = k.
 
         Hidden vectors are `[..., width]`, features `[..., dim, features]`, both of x_{k+1}; they may be None where
-        nothing is learned. A deterministic step has log variance −inf.
+        nothing is learned; what is `read` of hidden vectors already takes their place. A deterministic step has log
+        variance −inf.
         """
         factor, variance = (self.factor, self.variance) if self.schedule is None else self.schedule.destruction()
         factor, variance = (as_columns(values[transition], state.ndim) for values in (factor, variance))
         columns = state.movedim(0, -1)
         mean, log_variance = factor * columns, variance.log()
         if self.readout is not None:
-            raw = self.readout(hidden, features, transition)
+            raw = self.readout(hidden, features, transition, read)
             kept, std = mean, variance.sqrt()
             if self.mean_form is not None:
                 mean = self.mean_form(raw[0], columns, factor, std, self.mean_bound)

@@ -25,7 +25,7 @@ from torchrl.modules import ProbabilisticActor
 
 from ..envs.errors import InputError
 from ..envs.spaces import Continuous
-from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_prob
+from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_prob, read_together
 from .backbone import Backbone, StepIndex
 from .features import StateFeatures
 from .flow import StateFlow
@@ -373,14 +373,21 @@ class Agent(Policies):
             context = self._contexts(trajectory.get("context", None)).unsqueeze(1)  # [B, 1, c]
         embedding = self.backbone.context_embedding(context)  # [B, 1, width]
         generates, destroys = policies != "destruction", policies != "generation"
-        hidden_generation = hidden_destruction = None
+        hidden_generation = hidden_destruction = read_generation = read_destruction = None
         if self.destruction_backbone is None and self.destruction.reads_state:
             if recording is None:
                 hidden = self.backbone(features, slice(start, stop + 1), None, embedding)  # [B, T+1, width]
             else:
                 hidden = recording.hidden(self.backbone, embedding)
-            hidden_generation = steps_of(hidden, slice(steps))
-            hidden_destruction = steps_of(hidden, slice(1 + first, None))
+            if trunk == "both":
+                assert self.destruction.readout is not None
+                read_generation, read_destruction = read_together(
+                    hidden, self.generation.readout, self.destruction.readout
+                )
+                read_generation, read_destruction = read_generation[:steps], read_destruction[1 + first :]
+            else:
+                hidden_generation = steps_of(hidden, slice(steps))
+                hidden_destruction = steps_of(hidden, slice(1 + first, None))
             if trunk == "generation":
                 hidden_destruction = hidden_destruction.detach()
             elif trunk == "destruction":
@@ -403,13 +410,18 @@ class Agent(Policies):
                 states[:, :steps],
                 slice(start, stop),
                 None if score is None else score[:, :steps],
+                read_generation,
             )
             generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
         else:
             generation = torch.zeros_like(volume[:, 1:])
         if destroys:
             mean, log_variance = self.destruction(
-                hidden_destruction, features[:, 1 + first :], states[:, 1 + first :], slice(start + first, stop)
+                hidden_destruction,
+                features[:, 1 + first :],
+                states[:, 1 + first :],
+                slice(start + first, stop),
+                read_destruction,
             )
             destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance) - volume[:, first:steps]
         else:

@@ -34,7 +34,7 @@ __all__ = ["begin_graphs", "check_compiler", "compiled"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_NARROW = 4  # a batched product with a side of at most so many numbers is a product and a sum
+_NARROW = 4
 
 
 @functools.cache
@@ -115,12 +115,6 @@ def _options() -> dict[str, Any]:
                 made.meta["val"] = function(*values)  # of fake tensors: a shape
                 return made
 
-            if node.target == aten.bmm.default and node.args[0].meta["val"].shape[-2] <= _NARROW:
-                left, right = node.args  # [b, m, k], [b, k, n]
-                product = call(
-                    aten.mul.Tensor, call(aten.unsqueeze.default, left, 3), call(aten.unsqueeze.default, right, 1)
-                )
-                return call(aten.sum.dim_IntList, product, [2])
             if node.target in (aten.mm.default, aten.addmm.default) and node.meta["val"].dtype == torch.float32:
                 *bias, left, right = node.args
                 if linear is None or node.kwargs or (bias and bias[0].meta["val"].ndim != 1):
@@ -129,7 +123,7 @@ def _options() -> dict[str, Any]:
             return None
 
         def uuid(self) -> str:
-            return f"ebbflow-cpu-kernels-1-{linear is not None}"  # part of the key of inductor's cache on disk
+            return f"ebbflow-cpu-kernels-2-{linear is not None}"  # part of the key of inductor's cache on disk
 
     return {"post_grad_custom_post_pass": _CpuKernels()}
 

@@ -50,7 +50,8 @@ class HiddenLinear(nn.Linear):
 
     def of_columns(self, columns: Tensor) -> Tensor:
         """W x + b, `[..., in, B] -> [..., out, B]`, in the dtype of `columns` (see `rows_innermost`)."""
-        return linear(columns, self.weight, self.bias, self.product)
+        product = torch.bmm if self.matmul_precision == "float32" else self.product
+        return linear(columns, self.weight, self.bias, product)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
         """Products of matrices `[n, a, b]` and `[n, b, c]` in the precision of this layer, `[n, a, c]`."""

@@ -91,6 +91,8 @@ def linear(
         >>> linear(torch.ones(3, 2, 5), torch.ones(4, 2), torch.zeros(4)).shape
         torch.Size([3, 4, 5])
     """
+    if columns.ndim == 2 and product is torch.bmm:
+        return torch.addmm(bias.unsqueeze(-1), weight, columns)
     batch = columns.flatten(0, -3) if columns.ndim > 2 else columns.unsqueeze(0)
     products = product(weight.expand(len(batch), -1, -1), batch)
     return products.view(*columns.shape[:-2], *products.shape[1:]) + bias.unsqueeze(-1)
