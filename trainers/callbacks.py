@@ -51,28 +51,25 @@ class Callback:
 
 
 class NaNGuard(Callback):
-    """Ends a run whose updates had to be skipped, because a loss or gradient was not finite, many times in a row.
+    """Ends a run whose updates had to be left out, because a loss or gradient was not finite, many times in a row.
+
+    It looks after the iterations in which the trainer does (`Trainer.look_every`).
 
     Args:
-        patience: how many skipped updates in a row are put up with.
+        patience: how many left out updates in a row are put up with.
     """
 
     def __init__(self, patience: int = 20) -> None:
         self.patience = patience
-        self.row = 0
-        self.skipped = 0
-
-    def on_start(self, trainer: "Trainer") -> None:
-        """Take the count of a resumed run as the start."""
-        self.skipped = trainer.skipped
 
     def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
-        """Raise InputError after too many skipped updates."""
-        self.row = self.row + 1 if trainer.skipped > self.skipped else 0
-        self.skipped = trainer.skipped
-        if self.row >= self.patience:
+        """Raise InputError after too many left out updates."""
+        if not trainer.looks:
+            return
+        row = int(trainer.optimisers.skipped_in_a_row)
+        if row >= self.patience:
             raise InputError(
-                f"training: the loss or its gradient was not finite for {self.row} iterations in a row (iteration "
+                f"training: the loss or its gradient was not finite for {row} iterations in a row (iteration "
                 f"{trainer.iteration}); try a smaller generation_optimiser.rate, or check the scale of the target"
             )
 

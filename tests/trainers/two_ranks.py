@@ -65,7 +65,7 @@ def share_batches(joint: Trainer, alone: Trainer) -> None:
     joint._share = joint.new_paths.config = joint.config
     joint.memory = alone.memory
     mix, rank = joint._mix, joint.ranks.rank
-    joint._mix = lambda progress: (mixed := mix(progress))._replace(batch=rows_of(mixed.batch, rank))
+    joint._mix = lambda progress: (mixed := mix(progress))._replace(batch=rows_of(mixed.batch, rank), places=None)
     joint._remember = lambda *_: None
     if joint.data is not None:
         draw = joint.data.draw
