@@ -154,7 +154,7 @@ class ManyBatches:
             n if trainer.config.replay.share > 0 else 0 for n, trainer in zip(mixed.new, self.trainers, strict=True)
         ]
         if any(counts):
-            self.replays.extend(mixed.state, log_reward, log_ratio[:, : mixed.state.shape[1]], counts)
+            self.replays.write(mixed.state, log_reward, log_ratio[:, : mixed.state.shape[1]], counts)
         for trainer, stream in zip(self.trainers, self.streams, strict=True):
             if trainer.local_search is not None and (trainer.iteration + 1) % trainer.config.local_search.every == 0:
                 with stream:
@@ -201,16 +201,18 @@ class ManyBatches:
 
     def _remembered(self, place: Sequence[Tensor]) -> dict[str, Tensor]:
         """Rows of the memories at these places, as long as the longest."""
-        index = _padded(place)
+        return self._own_rows(_padded(place))
+
+    def _own_rows(self, place: Tensor) -> dict[str, Tensor]:
         flat = self.replays.columns.flatten(0, 1)
-        return {name: flat[name][index] for name in ("state", "log_reward")}
+        floor = self.config.log_reward_floor  # as in Memory
+        return {"state": flat["state"][place], "log_reward": flat["log_reward"][place].clamp_min(floor)}
 
     def _terminal(self, place: Sequence[Tensor], picked: Sequence[Tensor]) -> dict[str, Tensor]:
         """States to be destroyed: the agent's own and then anchors, as long as the longest."""
         parts = []
         if any(map(len, place)):
-            flat, own = self.replays.columns.flatten(0, 1), torch.cat(list(place))
-            parts.append({name: flat[name][own] for name in ("state", "log_reward")})
+            parts.append(self._own_rows(torch.cat(list(place))))
         if any(map(len, picked)):
             parts.append(self.anchors.rows([trainer.anchors for trainer in self.trainers], picked))
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -607,7 +607,11 @@ def test_states_outside_the_support_count_as_the_floor(objective, tiny):
     rewards = torch.cat(seen)
     assert (rewards == -1e4).any() and rewards.min() == -1e4
     assert trainer.skipped == 0
-    assert (trainer.replay.state_dict()["state"][:, 0] > 0).all()
+    rows = trainer.replay.state_dict()
+    inside = rows["state"][:, 0] > 0
+    assert len(trainer.replay) == inside.sum() < trainer.replay.filled == 16 + 5 * 8
+    torch.testing.assert_close(rows["log_reward"], torch.where(inside, normal(rows["state"]), -math.inf))
+    assert torch.equal(trainer.replay.probabilities > 0, inside)
     assert evaluate_run(trainer, samples=100)["elbo"] == -math.inf  # the floor is not used there
 
 
