@@ -143,12 +143,13 @@ class ManyReplays:
                 }
                 self.replays[s].write(TensorDict(rows, batch_size=[count]))
             return
-        flat = (values.detach().flatten(0, 1) for values in (state, log_reward, log_ratio))
-        rows = columns_of_rows(*flat, Origin.REPLAY)
+        columns = columns_of_rows(
+            state.detach().flatten(0, 1), log_reward.detach().flatten(), log_ratio.detach().flatten(), Origin.REPLAY
+        )
         cursors = self._on_device([replay.cursor for replay in self.replays])[:, None]
         position = (cursors + torch.arange(n, device=self.device)) % self.capacity
         first = self.capacity * torch.arange(len(self.replays), device=self.device)[:, None]
-        write_rows(self.columns.flatten(0, 1), (position + first).flatten(), rows)
+        write_rows(self.columns.flatten(0, 1), (position + first).flatten(), columns)
         for replay in self.replays:
             replay.note_written(n)
 

@@ -114,7 +114,7 @@ class LossPriority(Priority):
         if self.log_z is None:
             middle = torch.where(known, log_ratio, torch.nan).nanmedian().nan_to_num()
         else:
-            middle = log_ratio.new_tensor(-self.log_z)
+            middle = log_ratio.new_full((), -self.log_z)
         return _fill_unknown(((log_ratio - middle).abs() + self.floor) ** self.alpha, known)
 
 

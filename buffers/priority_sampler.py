@@ -8,8 +8,8 @@ and carries the weight w_i = (1 / (N P_i))^β, divided by its mean under P over 
 mean 1 in expectation, and at β = 1 the mean of w·f over a draw is an unbiased estimate of the plain mean of f over
 the memory (arXiv 1511.05952 divides by the maximum instead).
 
-Rows with log reward −inf hold a place and are no part of all this: N does not count them, and their P is 0. (Where there
-are no others, all are drawn alike: a device that finds nothing to draw cannot say so without being waited for.)
+Rows with log reward −inf hold a place and are no part of all this: N does not count them, and their P is 0. (Where
+there are no others, all are drawn alike: a device that finds nothing to draw cannot say so without being waited for.)
 
 TorchRL's own prioritised sampler needs a compiled extension, and its segment trees cannot do priorities that depend on
 all rows at once.

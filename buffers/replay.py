@@ -109,7 +109,7 @@ class Replay:
     `contents="path"` a row is the path x_0 … x_T as it was generated.
 
     Rows with log reward −inf (outside the support) are never drawn: no objective can learn from them. `extend` leaves
-    them out, and `write`, which does not wait to be told which they are, gives them places. Rows of a conditional target
+    them out; `write`, which does not wait to be told which they are, gives them places. Rows of a conditional target
     remember their `context`.
 
     Args:

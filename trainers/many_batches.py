@@ -135,7 +135,7 @@ class ManyBatches:
         tempering = [trainer.exploration.inverse_temperature_at(progress) for trainer in self.trainers]
         beta: float | Tensor = tempering[0]
         if len(set(tempering)) > 1:
-            beta = torch.tensor(tempering, **where)[:, None]
+            beta = self._on_device(tempering, self.dtype)[:, None]
         batch["log_reward"] = batch["log_reward"] * beta
         if self.trainers[0].objective.needs_log_density:
             self.density.valid = None
@@ -165,8 +165,8 @@ class ManyBatches:
     def _generated(self, start: Tensor, noise: Tensor, counts: list[int], progress: float) -> dict[str, Tensor]:
         widenings = [trainer.exploration.widening_at(progress) for trainer in self.trainers]
         drift = widenings[0].drift
-        scale = torch.tensor([w.scale for w in widenings], device=self.device, dtype=self.dtype)
-        added = torch.tensor([w.added for w in widenings], device=self.device, dtype=self.dtype)
+        scale = self._on_device([w.scale for w in widenings], self.dtype)
+        added = self._on_device([w.added for w in widenings], self.dtype)
         alike = len(set(widenings)) == 1
 
         def generate(parameters: Any, start: Tensor, noise: Tensor, scale: Any, added: Any) -> dict[str, Tensor]:
@@ -244,7 +244,10 @@ class ManyBatches:
     def _mask(self, counts: list[int]) -> Tensor:
         """Which rows are any, `[S, largest]`."""
         rows = torch.arange(max(counts), device=self.device)
-        return rows < torch.tensor(counts, device=self.device)[:, None]
+        return rows < self._on_device(counts)[:, None]
+
+    def _on_device(self, numbers: Sequence[float], dtype: torch.dtype | None = None) -> Tensor:
+        return torch.tensor(numbers, dtype=dtype).to(self.device, non_blocking=True)
 
 
 def _padded(index: Sequence[Tensor]) -> Tensor:

@@ -26,6 +26,7 @@ READS = {  # operations whose result, or its shape, the host must know before it
     *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
 }
 COPIES = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu}  # which on a CPU are no operations
+MADE = {torch.tensor, torch.as_tensor}  # on the host, and then copied to a device where one is given
 
 
 class _Copies(TorchFunctionMode):
@@ -34,23 +35,33 @@ class _Copies(TorchFunctionMode):
         self.waits = waits
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in COPIES:
+        kwargs = kwargs or {}
+        given = function in MADE and kwargs.get("device") is not None
+        upload = function is torch.Tensor.to and not kwargs.get("non_blocking") and self.waits.is_on_host(args[0])
+        if function in COPIES or function is torch.Tensor.new_tensor or given or upload:
             self.waits.names.append(function.__name__)
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **kwargs)
+        if function in MADE and not given:
+            self.waits.on_host[result.data_ptr()] = result
+        return result
 
 
 class Waits(TorchDispatchMode):
     """Counts what would make the host wait for a device, were the tensors on one: `names` of the operations, in order.
 
     `item`, `float`, `bool`, `tolist`, `numpy`, `cpu`, `nonzero`, `unique`, `equal`, and indices that are masks (one
-    `nonzero` for each tensor indexed). Tensors that live on the host whatever the device are given as `on_host`; what
-    is computed of such tensors alone lives there, too.
+    `nonzero` for each tensor indexed); and copies to the device that are not said to be non-blocking. Tensors that live
+    on the host whatever the device are given as `on_host`; what is made without a device, or computed of such tensors
+    alone, lives there, too.
     """
 
     def __init__(self, on_host=()):
         super().__init__()
         self.on_host = {tensor.data_ptr(): tensor for tensor in on_host}  # held, so that no other takes the address
         self.names = []
+
+    def is_on_host(self, tensor):
+        return not torch._C._functorch.is_functorch_wrapped_tensor(tensor) and tensor.data_ptr() in self.on_host
 
     def __enter__(self):
         self.copies = _Copies(self)
@@ -97,6 +108,10 @@ X = torch.tensor([1.0, 0.0, 2.0])
         (lambda: X.clone().index_put_((X > 0,), X[0]), ["index_put_"]),
         (lambda: X.masked_select(X > 0), ["masked_select"]),
         (lambda: torch.where(X > 0, X, 0.0), []),
+        (lambda: torch.tensor([1.0], device=X.device), ["tensor"]),
+        (lambda: X.new_tensor([1.0]), ["new_tensor"]),
+        (lambda: torch.tensor([1.0]).to(X.device), ["to"]),
+        (lambda: torch.tensor([1.0]).to(X.device, non_blocking=True), []),
     ],
 )
 def test_waits_are_counted(work, names):
@@ -145,7 +160,7 @@ def work_of_an_iteration(config):
         calls[name] += number
 
     agent, optimisers = trainer.agent, trainer.optimisers.optimisers.values()
-    on_host = [trainer.averaged.n_averaged]  # on a GPU as well
+    on_host = [] if trainer.averaged is None else [trainer.averaged.n_averaged]  # on a GPU as well
     before = trainer.energy_calls, trainer.gradient_calls
     with ExitStack() as hooks:
 
@@ -212,6 +227,36 @@ EXPECTED = {
 def test_an_iteration_does_no_more_than_it_did(case, steps):
     found, waits = work_of_an_iteration(config_of(case, steps))
     assert found == EXPECTED[case, steps], waits
+
+
+OTHERS = {
+    "loss priority": {"replay": {"priority": "loss", "beta": 1.0}},
+    "rank priority": {"replay": {"priority": "rank"}},
+    "importance weights": {"replay": {"priority": "importance_weight", "beta": 0.5}},
+    "stored paths": {"replay": {"contents": "path", "priority": "reward"}},
+    "log derivative and stored paths": {
+        "objective": "reverse_kl_log_derivative",
+        "destruction_objective": "tlm",
+        "replay": {"contents": "path"},
+        "exploration": {"scale": 1.5},
+    },
+    "maximum likelihood": {"objective": "maximum_likelihood", "destruction_objective": "vargrad"},
+    "state flow": {"objective": "sub_trajectory_balance"},
+    "score": {"agent": {"features": ["raw", "score"]}, "exploration": {"drift": 0.1}},
+    "Gaussian start": {"agent": {"reference": "variance_exploding"}},
+    "no target networks, no average": {"target_rate": 0.0, "average_decay": 0.0},
+    "one optimiser in double precision": {"single_optimiser": True, "dtype": "float64"},
+    "tempered": {"exploration": {"inverse_temperature": 0.5}},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_no_iteration_waits(name):
+    values = {**RECIPE, "steps": 3, "iterations": 20}
+    for field, value in OTHERS[name].items():
+        values[field] = {**values.get(field, {}), **value} if isinstance(value, dict) else value
+    _, waits = work_of_an_iteration(TrainConfig.from_dict(values))
+    assert waits == []
 
 
 def test_more_work_is_noticed(monkeypatch):

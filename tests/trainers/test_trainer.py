@@ -365,6 +365,35 @@ def test_anchors_from_a_file(dtype, tiny, tmp_path):
     assert trainer.gradient_calls == 0
 
 
+@pytest.mark.parametrize("contents", ["terminal", "path"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize(("generation", "destruction"), [("vargrad", "tlm"), ("reverse_kl_log_derivative", "tlm")])
+def test_the_trainer_knows_where_rows_of_each_kind_lie(contents, share, generation, destruction, tiny):
+    config = tiny(
+        objective=generation,
+        destruction_objective=destruction,
+        replay={"contents": contents, "share": share, "priority": "loss"},
+        exploration={"scale": 1.5, "until": 0.5},
+        batch_size=20,
+    )
+    trainer = make(config)
+    for _ in range(config.iterations):
+        trainer.train(until=trainer.iteration + 1)
+        mixed = trainer._mix(trainer.iteration / config.iterations)
+        origin = mixed.batch["origin"]
+        for rows, mask in (
+            ("any", origin >= 0),
+            ("on_policy", origin == Origin.ON_POLICY),
+            ("destroyed", origin >= Origin.REPLAY),
+        ):
+            expected = torch.zeros(20, dtype=torch.bool)
+            expected[mixed.places[rows]] = True
+            assert torch.equal(expected, mask), rows
+        places = trainer.objective(mixed.batch, mixed.places)
+        looked_up = trainer.objective(mixed.batch)
+        torch.testing.assert_close(places.to_dict(), looked_up.to_dict())
+
+
 # One update -----------------------------------------------------------------------------------------------------------
 
 
@@ -414,6 +443,86 @@ def test_without_average_the_last_agent_is_evaluated(tiny):
     trainer = make(tiny(average_decay=0.0, target_rate=0.0))
     assert trainer.evaluated_agent is trainer.agent
     assert trainer.state_dict()["averaged"] is None and trainer.state_dict()["target_networks"] is None
+
+
+# Looking now and then -------------------------------------------------------------------------------------------------
+
+
+class Breaks:
+    """A normal density that is not a number for some states, in some calls."""
+
+    def __init__(self, calls):
+        self.bad = calls
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        wrong = torch.arange(len(x)) < (2 if self.calls in self.bad else 0)
+        return torch.where(wrong, math.nan, normal(x))
+
+
+BROKEN = r"log_prob is nan for 4 of 40 states, first at x = .*; expected finite values \(or -inf outside the support\)"
+ONLY_OWN = {"anchors": {"share": 0.0}}  # the density is called once to prepare, and once an iteration
+
+
+def assert_nothing_bad(trainer):
+    assert all(value.isfinite().all() for value in trainer.agent.state_dict().values())
+    assert all(value.isfinite().all() for value in trainer.averaged.state_dict().values())
+    rows = trainer.replay.state_dict()
+    drawn = trainer.replay.probabilities > 0
+    assert rows["state"].isfinite().all() and rows["log_reward"][drawn].isfinite().all()
+    assert len(trainer.replay) == drawn.sum() == trainer.replay.filled - 4
+
+
+@pytest.mark.parametrize("look_every", [1, 4])
+def test_a_density_that_breaks_is_told_at_the_next_look(look_every, tiny):
+    """Between two looks nothing is learned from it, and nothing of it is drawn."""
+    seen = []
+
+    class Count(Callback):
+        def on_iteration(self, trainer, losses):
+            seen.append(trainer.iteration)
+
+    density = Breaks({3, 4})  # in iterations 2 and 3
+    trainer = make(tiny(**ONLY_OWN), CallableTarget(density, 2), callbacks=[Count()])
+    trainer.look_every = look_every
+    with pytest.raises(InputError, match=BROKEN if look_every > 1 else "nan for 2 of 8 states"):
+        trainer.train()
+    assert seen == list(range(1, 4 if look_every > 1 else 2))
+    if look_every > 1:
+        assert trainer.skipped == 2 and density.calls == 5
+        assert_nothing_bad(trainer)
+        trainer.train()  # told once
+        assert trainer.iteration == 12
+
+
+def test_what_is_saved_was_looked_at(tiny):
+    trainer = make(tiny(**ONLY_OWN), CallableTarget(Breaks({3, 4}), 2))
+    trainer.look_every = 50
+    trainer.prepare()
+    for _ in range(4):
+        trainer.step()
+    with pytest.raises(InputError, match=BROKEN):
+        trainer.state_dict()
+    assert_nothing_bad(trainer)
+
+
+def test_the_end_of_a_training_is_looked_at(tiny):
+    trainer = make(tiny(iterations=3, **ONLY_OWN), CallableTarget(Breaks({3, 4}), 2))
+    trainer.look_every = 50
+    with pytest.raises(InputError, match="nan for 4 of 32 states"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("memory", [{}, {"priority": "rank", "beta": 1.0}, {"priority": "importance_weight"}])
+def test_when_it_is_looked_makes_no_difference_to_the_training(memory, tiny):
+    found = []
+    for look_every in (1, 5):
+        trainer = make(tiny(replay=memory, local_search=SEARCHES["mala"]), CallableTarget(half_space, 2))
+        trainer.look_every = look_every
+        trainer.train()
+        found.append(snapshot(trainer.state_dict()))
+    assert changed(*found) == set()
 
 
 # Optimisers -----------------------------------------------------------------------------------------------------------
