@@ -11,6 +11,7 @@ and that is what a learned destruction is trained to raise: it trades nats of th
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict
@@ -146,7 +147,8 @@ def checked(target: Target, x: torch.Tensor) -> torch.Tensor:
     """Samples of the target as its space has them.
 
     Raises:
-        InputError: for samples of another shape, tokens that are none, and numbers that are not finite.
+        InputError: for samples of another shape, tokens that are none, and numbers that are not finite (the last, where
+            checks are deferred, in `target.checks.look`).
 
     Example:
         >>> from ebbflow.envs import get_target
@@ -160,6 +162,15 @@ def checked(target: Target, x: torch.Tensor) -> torch.Tensor:
         raise InputError(
             f"{field}: expected floating point numbers [n, {target.space.dim}], got {list(x.shape)} of {x.dtype}"
         )
-    if not bool(x.isfinite().all()):
-        raise InputError(f"{field}: expected finite numbers, got {x[~x.isfinite()][0].item()}")
+    target.checks.check(~x.isfinite().all(dim=1), [x], _NotFinite(field))
     return x
+
+
+@dataclass(frozen=True)
+class _NotFinite:
+    """The error of samples that are not finite."""
+
+    field: str
+
+    def __call__(self, failed: int, total: int, row: Tensor) -> InputError:
+        return InputError(f"{self.field}: expected finite numbers, got {row[~row.isfinite()][0].item()}")

@@ -193,9 +193,10 @@ class Memory:
             self.anchors = self.anchors.refreshed(index, states[from_replay:], log_reward[from_replay:])
         moved = (states != before).any(dim=-1)
         moved[from_replay:] = False
-        if bool(moved.any()):
-            own = None if context is None else context[moved]
-            paths = self.agent.destroy(states[moved], self.target, log_reward[moved], context=own)
+        rows = moved.nonzero().squeeze(-1)  # looked up once: each tensor indexed by the mask would wait for the device
+        if len(rows):
+            own = None if context is None else context[rows]
+            paths = self.agent.destroy(states[rows], self.target, log_reward[rows], context=own)
             with torch.no_grad():
                 log_probs = self.agent.path_log_probs(paths)
             log_ratio = log_probs.log_ratio(inverse_temperature * paths["log_reward"])
