@@ -423,13 +423,13 @@ class Trainer:
     def _step(self, progress: float) -> TensorDict:
         if self.data is None:
             mixed = self._mix(progress)
-            batch = mixed.batch
+            batch, places = mixed.batch, mixed.places
         else:
-            mixed, batch = None, self.data.draw()
+            mixed, batch, places = None, self.data.draw(), self.data.places
         if self.config.residual_bound is not None:
             # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
             self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
-        losses = self.objective(batch) if mixed is None else self.objective(batch, mixed.places)
+        losses = self.objective(batch) if places is None else self.objective(batch, places)
         total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
         self.optimisers.step(total)
         # These follow after an update that was left out, too: only the device knows whether it was.

@@ -259,6 +259,13 @@ def test_no_iteration_waits(name):
     assert waits == []
 
 
+@pytest.mark.parametrize("objectives", [{}, {"destruction_objective": "tlm"}])
+def test_no_iteration_on_data_waits(objectives):
+    values = {"target": "two-moons", "steps": 3, "batch_size": BATCH, "iterations": 20, "agent": {"width": 16}}
+    _, waits = work_of_an_iteration(TrainConfig.from_dict(values | objectives))
+    assert waits == []
+
+
 def test_more_work_is_noticed(monkeypatch):
     plain = Trainer.step
 
