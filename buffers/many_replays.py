@@ -102,13 +102,14 @@ class ManyReplays:
             sampler, n = self.replays[members[0]].sampler, self.replays[members[0]].filled
             rows = self.columns[:, :n]
             every = len(members) == len(self.replays)
-            rule = [rows[name] if every else rows[name][members] for name in ("log_reward", "log_ratio", "known")]
+            chosen = self._on_device(members)
+            rule = [rows[name] if every else rows[name][chosen] for name in ("log_reward", "log_ratio", "known")]
             priorities = torch.vmap(partial(priorities_of_rows, sampler.priority))(*rule)
             table = partial(draw_table, uniform_mixture=sampler.uniform_mixture, beta=sampler.beta)
             cumulative, weight = torch.vmap(table)(priorities, rule[0] > -torch.inf)
             numbers = torch.stack([uniform[s] for s in members]) * cumulative[:, -1:]
             index = torch.searchsorted(cumulative, numbers, right=True).clamp_(max=n - 1)
-            first = self._on_device([self.capacity * s for s in members])[:, None]
+            first = self.capacity * chosen[:, None]
             for s, place, own in zip(
                 members, (index + first).unbind(0), weight.gather(1, index).unbind(0), strict=True
             ):

@@ -234,7 +234,7 @@ class ManyBatches:
         if all(len(set(counts)) == 1 for counts in lengths):
             return joined
         valid = torch.cat([self._mask(counts) for counts in lengths], dim=1)  # [S, rows], B of them for each run
-        places = valid.flatten().nonzero().squeeze(-1)
+        places = valid.flatten().nonzero().squeeze(-1).to(self.device, non_blocking=True)
         size = len(self.trainers), self.config.batch_size
         return {name: values.flatten(0, 1)[places].unflatten(0, size) for name, values in joined.items()}
 
@@ -242,11 +242,10 @@ class ManyBatches:
         return None if len(set(counts)) == 1 else self._mask(counts)
 
     def _mask(self, counts: list[int]) -> Tensor:
-        """Which rows are any, `[S, largest]`."""
-        rows = torch.arange(max(counts), device=self.device)
-        return rows < self._on_device(counts)[:, None]
+        """Which rows are any, `[S, largest]`, on the host."""
+        return torch.arange(max(counts)) < torch.tensor(counts)[:, None]
 
-    def _on_device(self, numbers: Sequence[float], dtype: torch.dtype | None = None) -> Tensor:
+    def _on_device(self, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
         return torch.tensor(numbers, dtype=dtype).to(self.device, non_blocking=True)
 
 

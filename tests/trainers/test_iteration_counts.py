@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ebbflow.agents.backbone import Backbone
 from ebbflow.envs import get_target
@@ -41,7 +42,7 @@ class _Copies(TorchFunctionMode):
         if function in COPIES or function is torch.Tensor.new_tensor or given or upload:
             self.waits.names.append(function.__name__)
         result = function(*args, **kwargs)
-        if function in MADE and not given:
+        if (function in MADE and not given) or (function is torch.arange and kwargs.get("device") is None):
             self.waits.on_host[result.data_ptr()] = result
         return result
 
@@ -78,7 +79,7 @@ class Waits(TorchDispatchMode):
             isinstance(index, torch.Tensor) and index.dtype == torch.bool
             for index in (args[1] if isinstance(args[1], (list, tuple)) else ())
         )
-        tensors = [argument for argument in args if isinstance(argument, torch.Tensor)]
+        tensors = [argument for argument in tree_leaves(args) if isinstance(argument, torch.Tensor)]
         here = bool(tensors) and all(tensor.data_ptr() in self.on_host for tensor in tensors)
         if masked or (name in READS and not here):
             self.names.append(name)
@@ -300,10 +301,14 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def work_of_many(number):
+def work_of_many(number, shares=(0.5,)):
     """Computing operations and waits of the fifth iteration of so many runs together."""
     config = config_of("recipe", 5)
-    runs = ManyRuns(get_target("gmm25"), [replace(config, seed=seed) for seed in range(number)])
+    configs = [
+        replace(config, seed=seed, replay=replace(config.replay, share=shares[seed % len(shares)]))
+        for seed in range(number)
+    ]
+    runs = ManyRuns(get_target("gmm25"), configs)
     for trainer in runs.trainers:
         trainer.look_every = 50  # as on a GPU
     runs.train(4)
@@ -317,3 +322,7 @@ def test_one_run_more_takes_hardly_more_operations_and_no_wait():
     (two, waits), (six, same) = work_of_many(2), work_of_many(6)
     assert (six - two) / 4 <= 2 * 5 + 2 + 8, (two, six)
     assert waits == same == []
+
+
+def test_runs_that_draw_other_numbers_of_rows_wait_no_more_than_others():
+    assert work_of_many(4, shares=(0.5, 0.25))[1] == []
