@@ -267,6 +267,21 @@ def test_no_iteration_on_data_waits(objectives):
     assert waits == []
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES)
+def test_a_gpu_is_not_waited_for(case):
+    """As its driver tells, which sees what is only counted here."""
+    config = replace(config_of(case, 5), device="cuda")
+    trainer = Trainer(get_target(config.target), config)
+    trainer.train(4)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.look()
+
+
 def test_more_work_is_noticed(monkeypatch):
     plain = Trainer.step
 
