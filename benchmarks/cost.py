@@ -117,7 +117,7 @@ def phases(trainer: Trainer) -> dict[str, float]:
     def buffer() -> None:
         drawn = trainer.replay.draw(quarter)
         trainer.anchors.draw(quarter)
-        trainer.replay.extend(rows)
+        trainer.replay.write(rows)
         trainer.replay.update(drawn["index"], drawn["log_ratio"])
 
     loss()

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..agents.origin import Origin
 from ..envs.errors import InputError
-from .priority_sampler import PrioritySampler, draw_table
-from .replay import Replay, log_ratio_columns, write_log_ratios
+from .priority_sampler import PrioritySampler, draw_table, priorities_of_rows
+from .replay import Replay, columns_of_rows, write_log_ratios, write_rows
 
 __all__ = ["ManyReplays"]
 
@@ -32,7 +32,7 @@ class ManyReplays:
     Example:
         >>> replays = [Replay(100), Replay(100)]
         >>> many = ManyReplays(replays)
-        >>> many.extend(torch.randn(2, 8, 1), torch.zeros(2, 8), torch.zeros(2, 8), [8, 8])
+        >>> many.write(torch.randn(2, 8, 1), torch.zeros(2, 8), torch.zeros(2, 8), [8, 8])
         >>> place, weight = many.draw([torch.rand(3).double(), torch.rand(5).double()])
         >>> [len(p) for p in place], many.columns["state"].flatten(0, 1)[place[1]].shape
         ([3, 5], torch.Size([5, 1]))
@@ -50,7 +50,7 @@ class ManyReplays:
         self.capacity, self.device = first.capacity, first.device
         self._columns: TensorDict | None = None
         for replay in self.replays:
-            if len(replay) and self._columns is None:
+            if replay.filled and self._columns is None:
                 saved = replay.state_dict()
                 assert isinstance(saved["state"], Tensor) and isinstance(saved["log_reward"], Tensor)
                 self._allocate(saved["state"], saved["log_reward"])
@@ -93,22 +93,23 @@ class ManyReplays:
         alike: dict[tuple[object, ...], list[int]] = {}
         for s, (replay, numbers) in enumerate(zip(self.replays, uniform, strict=True)):
             if len(numbers):
-                alike.setdefault((len(replay), len(numbers), _rule(replay.sampler)), []).append(s)
+                alike.setdefault((replay.filled, len(numbers), _rule(replay.sampler)), []).append(s)
         nothing = torch.zeros(0, dtype=torch.long, device=self.device)
         places = [nothing] * len(self.replays)
         weights = [torch.zeros(0, device=self.device)] * len(self.replays)
         for members in alike.values():
             # What is to be drawn from depends on all rows, whose number must be the same for all that go together.
-            sampler, n = self.replays[members[0]].sampler, len(self.replays[members[0]])
+            sampler, n = self.replays[members[0]].sampler, self.replays[members[0]].filled
             rows = self.columns[:, :n]
             every = len(members) == len(self.replays)
-            rule = [rows[name] if every else rows[name][members] for name in ("log_reward", "log_ratio", "known")]
-            priorities = torch.vmap(sampler.priority)(*rule)
+            chosen = self._on_device(members)
+            rule = [rows[name] if every else rows[name][chosen] for name in ("log_reward", "log_ratio", "known")]
+            priorities = torch.vmap(partial(priorities_of_rows, sampler.priority))(*rule)
             table = partial(draw_table, uniform_mixture=sampler.uniform_mixture, beta=sampler.beta)
-            cumulative, weight = torch.vmap(table)(priorities)
+            cumulative, weight = torch.vmap(table)(priorities, rule[0] > -torch.inf)
             numbers = torch.stack([uniform[s] for s in members]) * cumulative[:, -1:]
             index = torch.searchsorted(cumulative, numbers, right=True).clamp_(max=n - 1)
-            first = self.capacity * torch.tensor(members, device=self.device)[:, None]
+            first = self.capacity * chosen[:, None]
             for s, place, own in zip(
                 members, (index + first).unbind(0), weight.gather(1, index).unbind(0), strict=True
             ):
@@ -117,47 +118,44 @@ class ManyReplays:
 
     def update(self, place: Tensor, log_ratio: Tensor) -> None:
         """Write the newly evaluated D `[k]` of the rows at `place` `[k]`, as `Replay.update` does."""
-        rows = max(map(len, self.replays))  # repeated ones are looked up among the rows in use
+        rows = max(replay.filled for replay in self.replays)  # repeated ones are looked up among the rows in use
         slot = place.div(self.capacity, rounding_mode="floor") * rows + place % self.capacity
         write_log_ratios(self.columns.flatten(0, 1), place, log_ratio, slot, len(self.replays) * rows)
         for replay in self.replays:
             replay.sampler.mark_update(0)
 
-    def extend(self, state: Tensor, log_reward: Tensor, log_ratio: Tensor, counts: Sequence[int]) -> None:
-        """Remember the first `counts[s]` rows of each replay's `[n]`, as `Replay.extend` does; waits for the host once.
+    def write(self, state: Tensor, log_reward: Tensor, log_ratio: Tensor, counts: Sequence[int]) -> None:
+        """Remember the first `counts[s]` rows of each replay's `[n]`, as `Replay.write` does.
 
         Args:
             state: `[S, n, ...]`.
             log_reward, log_ratio: `[S, n]`, nats.
             counts: how many rows of each replay are any.
-
-        Raises:
-            InputError: as `Replay.extend`.
         """
         if self._columns is None:
             self._allocate(state[0], log_reward[0])
         n = state.shape[1]
-        good = (log_reward.isfinite() & state.flatten(2).isfinite().all(dim=-1)).all()
-        if n > self.capacity or any(count != n for count in counts) or not bool(good):
-            for s, count in enumerate(counts):  # each says what is wrong with its rows, or leaves them out
+        if n > self.capacity or any(count != n for count in counts):
+            for s, count in enumerate(counts):
                 rows = {
                     "state": state[s, :count],
                     "log_reward": log_reward[s, :count],
                     "log_ratio": log_ratio[s, :count],
                 }
-                if count:
-                    self.replays[s].extend(TensorDict(rows, batch_size=[count]))
+                self.replays[s].write(TensorDict(rows, batch_size=[count]))
             return
-        new = {"state": state, "log_reward": log_reward, **log_ratio_columns(log_ratio)}
-        new["origin"] = torch.full_like(log_reward, int(Origin.REPLAY), dtype=torch.int64)
-        cursors = torch.tensor([replay.cursor for replay in self.replays], device=self.device)[:, None]
+        columns = columns_of_rows(
+            state.detach().flatten(0, 1), log_reward.detach().flatten(), log_ratio.detach().flatten(), Origin.REPLAY
+        )
+        cursors = self._on_device([replay.cursor for replay in self.replays])[:, None]
         position = (cursors + torch.arange(n, device=self.device)) % self.capacity
         first = self.capacity * torch.arange(len(self.replays), device=self.device)[:, None]
-        place, flat = (position + first).flatten(), self.columns.flatten(0, 1)
-        for name, column in new.items():
-            flat[name].index_copy_(0, place, column.detach().flatten(0, 1))
+        write_rows(self.columns.flatten(0, 1), (position + first).flatten(), columns)
         for replay in self.replays:
             replay.note_written(n)
+
+    def _on_device(self, numbers: Sequence[int]) -> Tensor:
+        return torch.tensor(numbers).to(self.device, non_blocking=True)
 
 
 def _rule(sampler: PrioritySampler) -> tuple[object, ...]:

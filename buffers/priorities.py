@@ -59,7 +59,8 @@ class Priority(ABC):
         """Unnormalised sampling priorities `[N]`, >= 0.
 
         Args:
-            log_reward: finite log R of each row, `[N]`, nats.
+            log_reward: log R of each row, `[N]`, nats; finite, or −inf for a row that is not drawn, and whose priority
+                is not looked at.
             log_ratio: D of each row, `[N]`, nats; ignored where `known` is False.
             known: whether D has been evaluated, `[N]` bool.
         """
@@ -113,7 +114,7 @@ class LossPriority(Priority):
         if self.log_z is None:
             middle = torch.where(known, log_ratio, torch.nan).nanmedian().nan_to_num()
         else:
-            middle = log_ratio.new_tensor(-self.log_z)
+            middle = log_ratio.new_full((), -self.log_z)
         return _fill_unknown(((log_ratio - middle).abs() + self.floor) ** self.alpha, known)
 
 
@@ -167,9 +168,9 @@ class RankPriority(Priority):
 
     def __call__(self, log_reward: Tensor, log_ratio: Tensor, known: Tensor) -> Tensor:
         """Reciprocal shifted ranks `[N]`; arguments as `Priority`."""
-        n = log_reward.shape[0]
+        n = (log_reward > -torch.inf).sum()
         order = log_reward.argsort(descending=True, stable=True)
-        rank = torch.arange(n, dtype=log_reward.dtype, device=log_reward.device)
+        rank = torch.arange(log_reward.shape[0], dtype=log_reward.dtype, device=log_reward.device)
         return torch.empty_like(log_reward).scatter(0, order, 1.0 / (self.fraction * n + rank))
 
 

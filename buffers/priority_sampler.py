@@ -8,6 +8,9 @@ and carries the weight w_i = (1 / (N P_i))^β, divided by its mean under P over 
 mean 1 in expectation, and at β = 1 the mean of w·f over a draw is an unbiased estimate of the plain mean of f over
 the memory (arXiv 1511.05952 divides by the maximum instead).
 
+Rows with log reward −inf hold a place and are no part of all this: N does not count them, and their P is 0. (Where
+there are no others, all are drawn alike: a device that finds nothing to draw cannot say so without being waited for.)
+
 TorchRL's own prioritised sampler needs a compiled extension, and its segment trees cannot do priorities that depend on
 all rows at once.
 """
@@ -22,7 +25,7 @@ from torchrl.data.replay_buffers.storages import Storage
 from ..envs.errors import InputError
 from .priorities import Priority
 
-__all__ = ["PrioritySampler", "draw_probabilities", "draw_table"]
+__all__ = ["PrioritySampler", "draw_probabilities", "draw_table", "priorities_of_rows"]
 
 
 def _share(field: str, value: float) -> float:
@@ -31,8 +34,26 @@ def _share(field: str, value: float) -> float:
     return float(value)
 
 
-def draw_probabilities(priorities: Tensor, uniform_mixture: float) -> Tensor:
+def priorities_of_rows(priority: Priority, log_reward: Tensor, log_ratio: Tensor, known: Tensor) -> Tensor:
+    """Unnormalised priorities `[N]` of rows by their columns `[N]`, see `Priority`; 0 for rows that may not be drawn.
+
+    Example:
+        >>> from ebbflow.buffers.priorities import get_priority
+        >>> log_reward = torch.tensor([0.0, -torch.inf])
+        >>> priorities_of_rows(get_priority("uniform"), log_reward, torch.zeros(2), torch.zeros(2) > 0)
+        tensor([1., 0.])
+    """
+    drawable = log_reward > -torch.inf
+    return torch.where(drawable, priority(log_reward, log_ratio, known & drawable), 0.0)
+
+
+def draw_probabilities(priorities: Tensor, uniform_mixture: float, drawable: Tensor | None = None) -> Tensor:
     """P of rows with these unnormalised priorities, `[N] -> [N]`, double precision; sums to 1.
+
+    Args:
+        priorities: `[N]`, >= 0; 0 for rows that may not be drawn.
+        uniform_mixture: share of uniform draws.
+        drawable: which rows may be drawn, `[N]` bool; None for all.
 
     Example:
         >>> draw_probabilities(torch.tensor([3.0, 1.0]), uniform_mixture=0.5)
@@ -40,20 +61,23 @@ def draw_probabilities(priorities: Tensor, uniform_mixture: float) -> Tensor:
     """
     weight = priorities.double()
     total = weight.sum()
-    n = weight.shape[0]
+    even = torch.ones_like(weight) if drawable is None else (drawable | ~drawable.any()).double()
+    even = even / even.sum()
     # No priority left (all underflowed): draw uniformly rather than always the same row.
-    share = torch.where(total > 0, weight / total, 1.0 / n)
-    return (1.0 - uniform_mixture) * share + uniform_mixture / n
+    share = torch.where(total > 0, weight / total, even)
+    return (1.0 - uniform_mixture) * share + uniform_mixture * even
 
 
-def draw_table(priorities: Tensor, uniform_mixture: float, beta: float) -> tuple[Tensor, Tensor]:
+def draw_table(
+    priorities: Tensor, drawable: Tensor | None = None, *, uniform_mixture: float, beta: float
+) -> tuple[Tensor, Tensor]:
     """What rows are drawn by, both `[N]`: cumulative probabilities, in double precision, and weights.
 
     Example:
         >>> draw_table(torch.tensor([3.0, 1.0]), uniform_mixture=0.0, beta=0.0)
         (tensor([0.7500, 1.0000], dtype=torch.float64), tensor([1., 1.]))
     """
-    probability = draw_probabilities(priorities, uniform_mixture)
+    probability = draw_probabilities(priorities, uniform_mixture, drawable)
     n = probability.shape[0]
     # A row that is never drawn needs no weight; the clamp keeps it finite.
     weights = (n * probability.clamp_min(torch.finfo(torch.float64).tiny)) ** -beta
@@ -133,7 +157,9 @@ class PrioritySampler(Sampler):
         """Recompute the priorities of all rows, if any row has changed since the last time."""
         if self._stale or self.priorities is None:
             columns = storage.get(slice(0, len(storage)))
-            self.priorities = self.priority(columns["log_reward"], columns["log_ratio"], columns["known"])
+            self.priorities = priorities_of_rows(
+                self.priority, columns["log_reward"], columns["log_ratio"], columns["known"]
+            )
             self._stale = False
             self._cumulative = None
 
@@ -141,7 +167,7 @@ class PrioritySampler(Sampler):
         """Probability P of each row to be drawn, `[N]`, double precision; sums to 1."""
         self.refresh(storage)
         assert self.priorities is not None
-        return draw_probabilities(self.priorities, self.uniform_mixture)
+        return draw_probabilities(self.priorities, self.uniform_mixture, _drawable(storage))
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Indices `[batch_size]` of rows drawn with replacement, and their importance `weight` `[batch_size]`."""
@@ -150,7 +176,9 @@ class PrioritySampler(Sampler):
         self.refresh(storage)
         if self._cumulative is None or self._weights is None:
             assert self.priorities is not None
-            self._cumulative, self._weights = draw_table(self.priorities, self.uniform_mixture, self.beta)
+            self._cumulative, self._weights = draw_table(
+                self.priorities, _drawable(storage), uniform_mixture=self.uniform_mixture, beta=self.beta
+            )
         uniform = torch.rand(batch_size, dtype=torch.float64, device=self._cumulative.device) * self._cumulative[-1]
         index = torch.searchsorted(self._cumulative, uniform, right=True).clamp_(max=self._cumulative.shape[0] - 1)
         return index, {"weight": self._weights[index]}
@@ -183,3 +211,7 @@ class PrioritySampler(Sampler):
     def loads(self, path: Any) -> None:
         """Not offered; a replay is restored through `Replay.load_state_dict`."""
         raise NotImplementedError("restore a replay through Replay.load_state_dict")
+
+
+def _drawable(storage: Storage) -> Tensor:
+    return storage.get(slice(0, len(storage)))["log_reward"] > -torch.inf

@@ -20,7 +20,7 @@ from .context_groups import context_keys, draw_companions
 from .priorities import get_priority
 from .priority_sampler import PrioritySampler
 
-__all__ = ["Replay", "log_ratio_columns", "write_log_ratios"]
+__all__ = ["Replay", "columns_of_rows", "log_ratio_columns", "write_log_ratios", "write_rows"]
 
 COLUMNS = ("state", "log_reward", "log_ratio", "known", "origin")
 
@@ -37,6 +37,43 @@ def log_ratio_columns(log_ratio: Tensor) -> dict[str, Tensor]:
     """
     known = log_ratio.isfinite()
     return {"log_ratio": torch.where(known, log_ratio, 0.0), "known": known}
+
+
+def columns_of_rows(state: Tensor, log_reward: Tensor, log_ratio: Tensor, origin: Origin) -> dict[str, Tensor]:
+    """Columns of rows to be remembered, of which those that no objective can learn from get the log reward −inf.
+
+    Args:
+        state: `[n, ...]`; one that is not finite becomes 0.
+        log_reward: `[n]`, nats.
+        log_ratio: D of each, `[n]`, nats; not finite where never evaluated.
+        origin: where they come from.
+
+    Example:
+        >>> state = torch.tensor([[1.0], [torch.nan]])
+        >>> columns_of_rows(state, torch.zeros(2), torch.ones(2), Origin.REPLAY)["log_reward"]
+        tensor([0., -inf])
+    """
+    finite = state.flatten(1).isfinite().all(dim=1)
+    good = finite & log_reward.isfinite()
+    return {
+        "state": torch.where(finite.view(-1, *[1] * (state.ndim - 1)), state, 0),
+        "log_reward": torch.where(good, log_reward, -torch.inf),
+        **log_ratio_columns(log_ratio),
+        "origin": torch.full(log_reward.shape, int(origin), device=log_reward.device),
+    }
+
+
+def write_rows(columns: TensorDictBase, place: Tensor, rows: Mapping[str, Tensor]) -> None:
+    """Write rows into `columns` at `place`, `[n]`, none of them twice.
+
+    Example:
+        >>> columns = TensorDict({"log_reward": torch.zeros(3)}, batch_size=[3])
+        >>> write_rows(columns, torch.tensor([2, 0]), {"log_reward": torch.tensor([1.0, 2.0])})
+        >>> columns["log_reward"]
+        tensor([2., 0., 1.])
+    """
+    for name, values in rows.items():
+        columns[name].index_copy_(0, place, values.to(columns[name].dtype))
 
 
 def write_log_ratios(columns: TensorDict, place: Tensor, log_ratio: Tensor, slot: Tensor, slots: int) -> None:
@@ -71,8 +108,9 @@ class Replay:
     current destruction policy (`agent.destroy(state)`), so that the path is never out of date. With
     `contents="path"` a row is the path x_0 … x_T as it was generated.
 
-    Rows with log reward −inf (outside the support) are not remembered: no objective can learn from them. Rows of a
-    conditional target remember their `context`.
+    Rows with log reward −inf (outside the support) are never drawn: no objective can learn from them. `extend` leaves
+    them out; `write`, which does not wait to be told which they are, gives them places. Rows of a conditional target
+    remember their `context`.
 
     Args:
         capacity: number of rows kept, >= 1; when full, the oldest rows are overwritten.
@@ -125,12 +163,20 @@ class Replay:
         return TensorDictReplayBuffer(storage=storage, sampler=self._sampler)
 
     def __len__(self) -> int:
-        """Number of rows remembered."""
+        """Number of rows that can be drawn; waits for the device, unlike `filled`."""
+        return int(self._drawable().sum()) if self.filled else 0
+
+    @property
+    def filled(self) -> int:
+        """Number of places in use; also rows outside the support may hold one."""
         return len(self._buffer.storage)
 
     def _columns(self) -> TensorDictBase:
         """A view of the rows in use: what is written to it is remembered."""
-        return self._buffer.storage.get(slice(0, len(self)))
+        return self._buffer.storage.get(slice(0, self.filled))
+
+    def _drawable(self) -> Tensor:
+        return self._columns()["log_reward"] > -torch.inf
 
     @property
     def cursor(self) -> int:
@@ -158,7 +204,7 @@ class Replay:
             >>> len(replay), two["log_reward"].tolist()
             (1, [[0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
         """
-        n, cursor = len(self), self.cursor
+        n, cursor = self.filled, self.cursor
         if n:
             columns[:n].update_(self._columns().select(*columns.keys()))
         self._sampler._empty()
@@ -169,7 +215,7 @@ class Replay:
 
     def note_written(self, n: int) -> None:
         """Count `n` rows that were written to the columns from `cursor` on, around the end where it was reached."""
-        self._note(min(self.capacity, len(self) + n), (self.cursor + n) % self.capacity)
+        self._note(min(self.capacity, self.filled + n), (self.cursor + n) % self.capacity)
         self._sampler.extend(torch.empty(0))
 
     def _note(self, n: int, cursor: int) -> None:
@@ -178,21 +224,27 @@ class Replay:
 
     @property
     def priorities(self) -> Tensor:
-        """Unnormalised priorities of the remembered rows, up to date, `[N]`."""
+        """Unnormalised priorities of all places in use, up to date, `[N]`; 0 for a row outside the support."""
         self._sampler.refresh(self._buffer.storage)
         assert self._sampler.priorities is not None
         return self._sampler.priorities
 
     @property
     def probabilities(self) -> Tensor:
-        """Probability of each remembered row to be drawn, `[N]`, double precision."""
+        """Probability of each place in use to be drawn, `[N]`, double precision."""
         return self._sampler.probabilities(self._buffer.storage)
 
     def share_of(self, origin: Origin) -> float:
         """Share of the remembered rows that come from `origin`; 0 when nothing is remembered."""
-        if len(self) == 0:
-            return 0.0
-        return float((self._columns()["origin"] == origin).double().mean())
+        return float(self.share_on_device(origin))
+
+    def share_on_device(self, origin: Origin) -> Tensor:
+        """What `share_of` says, a number on the device, which is not waited for."""
+        if self.filled == 0:
+            return torch.zeros((), dtype=torch.float64, device=self.device)
+        drawable = self._drawable()
+        found = (self._columns()["origin"] == origin) & drawable
+        return found.sum().double() / drawable.sum().clamp_min(1)
 
     # Remember -----------------------------------------------------------------------------------------------------
 
@@ -213,14 +265,61 @@ class Replay:
         Raises:
             InputError: on a missing key, a wrong shape, a non-finite state, or a NaN or +inf log reward.
         """
-        rows = self._checked(batch)
-        rows["origin"] = torch.full(rows.shape, int(origin), device=self.device)
-        if rows.shape[0] == 0:
-            return torch.zeros(0, dtype=torch.long, device=self.device)
-        index = self._buffer.extend(rows[-self.capacity :], update_priority=False)
-        return index.to(self.device)
+        rows = self._rows(batch)
+        log_reward = rows["log_reward"]
+        outside = log_reward == -torch.inf
+        bad_reward = ~(log_reward.isfinite() | outside)
+        bad_state = ~rows["state"].flatten(1).isfinite().all(dim=1)
+        counts = torch.stack([outside.sum(), bad_reward.sum(), (bad_state & ~outside).sum()]).tolist()
+        if counts[1]:
+            raise InputError(f"log_reward: expected finite values or -inf, got NaN or +inf in {counts[1]} rows")
+        if counts[2]:
+            raise InputError(f"state: expected finite values, got NaN or infinity in {counts[2]} rows")
+        if counts[0]:
+            rows = rows[(~outside).nonzero().squeeze(-1)]
+        return self._write(self._with_columns(rows, origin))
 
-    def _checked(self, batch: TensorDictBase) -> TensorDict:
+    def write(self, batch: TensorDictBase, origin: Origin = Origin.REPLAY) -> Tensor:
+        """Remember rows as `extend` does, without waiting for the device to say whether they are fine.
+
+        Rows whose log reward is not finite, or whose state is not, hold places and are never drawn.
+
+        Args:
+            batch: as of `extend`.
+            origin: as of `extend`.
+
+        Returns:
+            Positions of the rows, `[<= B]`.
+
+        Raises:
+            InputError: on a missing key or a wrong shape.
+
+        Example:
+            >>> replay = Replay(10)
+            >>> log_reward = torch.tensor([0.0, -torch.inf, torch.nan])
+            >>> _ = replay.write(TensorDict({"state": torch.ones(3, 1), "log_reward": log_reward}, batch_size=3))
+            >>> len(replay), replay.filled, replay.probabilities
+            (1, 3, tensor([1., 0., 0.], dtype=torch.float64))
+        """
+        return self._write(self._with_columns(self._rows(batch), origin))
+
+    def _with_columns(self, rows: TensorDict, origin: Origin) -> TensorDict:
+        return rows.update(columns_of_rows(rows["state"], rows["log_reward"], rows["log_ratio"], origin))
+
+    def _write(self, rows: TensorDict) -> Tensor:
+        rows = rows[-self.capacity :]
+        n, storage = len(rows), self._buffer.storage
+        index = (torch.arange(n, device=self.device) + self.cursor) % self.capacity
+        if n and not storage.initialized:
+            columns = {name: column.new_zeros(self.capacity, *column.shape[1:]) for name, column in rows.items()}
+            self.move_to(TensorDict(columns, batch_size=[self.capacity], device=self.device))
+        if n:
+            write_rows(self._buffer.storage._storage, index, rows)
+            self.note_written(n)
+        return index
+
+    def _rows(self, batch: TensorDictBase) -> TensorDict:
+        """The rows of a batch, whose shapes are as they are to be."""
         for key in ("state", "log_reward"):
             if batch.get(key, None) is None:
                 raise InputError(f"replay batch: expected the key {key!r}, got {sorted(map(str, batch.keys()))}")
@@ -229,7 +328,7 @@ class Replay:
         ndim, shape = (2, "[B, dim]") if self.contents == "terminal" else (3, "[B, T+1, dim]")
         if state.ndim != ndim:
             raise InputError(f"state: expected shape {shape} for contents={self.contents!r}, got {list(state.shape)}")
-        if len(self) and state.shape[1:] != self._columns()["state"].shape[1:]:
+        if self.filled and state.shape[1:] != self._columns()["state"].shape[1:]:
             here = list(self._columns()["state"].shape[1:])
             raise InputError(f"state: expected rows of shape {here} as remembered, got {list(state.shape[1:])}")
         if batch.get("log_ratio", None) is None:
@@ -239,19 +338,13 @@ class Replay:
         for key, value in (("log_reward", log_reward), ("log_ratio", log_ratio)):
             if value.shape != state.shape[:1]:
                 raise InputError(f"{key}: expected shape [{state.shape[0]}], got {list(value.shape)}")
-        columns = {"state": state, "log_reward": log_reward, **log_ratio_columns(log_ratio)}
+        columns = {"state": state, "log_reward": log_reward, "log_ratio": log_ratio}
         if batch.get("context", None) is not None:
             columns["context"] = self._checked_context(batch["context"].detach().to(self.device), len(state))
-        rows = TensorDict(columns, batch_size=state.shape[:1], device=self.device)
-        outside = log_reward == -torch.inf
-        bad_reward = ~(log_reward.isfinite() | outside)
-        bad_state = ~state.flatten(1).isfinite().all(dim=1)
-        counts = torch.stack([outside.sum(), bad_reward.sum(), (bad_state & ~outside).sum()]).tolist()
-        if counts[1]:
-            raise InputError(f"log_reward: expected finite values or -inf, got NaN or +inf in {counts[1]} rows")
-        if counts[2]:
-            raise InputError(f"state: expected finite values, got NaN or infinity in {counts[2]} rows")
-        return rows[(~outside).nonzero().squeeze(-1)] if counts[0] else rows
+        if self.filled and ("context" in columns) != (self._columns().get("context", None) is not None):
+            expected = "none as remembered" if "context" in columns else "one for each row as remembered"
+            raise InputError(f"context: expected {expected}, got {'one' if 'context' in columns else 'none'}")
+        return TensorDict(columns, batch_size=state.shape[:1], device=self.device)
 
     def _checked_context(self, context: Tensor, rows: int) -> Tensor:
         if context.ndim != 2 or context.shape[0] != rows:
@@ -270,11 +363,11 @@ class Replay:
         """
         if index.ndim != 1 or index.shape != log_ratio.shape:
             raise InputError(f"log_ratio: expected shape {list(index.shape)} as index, got {list(log_ratio.shape)}")
-        if len(self) == 0:
+        if self.filled == 0:
             raise InputError("replay: expected remembered rows to update, got an empty memory")
         columns = self._columns()
         index = index.to(self.device)
-        write_log_ratios(columns, index, log_ratio.to(self.device), index, len(self))
+        write_log_ratios(columns, index, log_ratio.to(self.device), index, self.filled)
         self._sampler.mark_update(index)
 
     # Draw ---------------------------------------------------------------------------------------------------------
@@ -290,14 +383,15 @@ class Replay:
         Returns:
             Batch size `[n]`: `state` (`[n, dim]` or `[n, T+1, dim]`), `log_reward` `[n]`, `log_ratio` `[n]` (0 where
             never evaluated), `origin` `[n]`, `context` `[n, c]` where remembered, `index` `[n]` for `update`, and
-            `weight` `[n]`, the importance correction with mean 1.
+            `weight` `[n]`, the importance correction with mean 1. Where no row can be drawn (`len`), rows with log
+            reward −inf.
 
         Raises:
             InputError: if nothing is remembered yet, for a number that is not >= 1, or for contexts where none are
                 remembered.
         """
         whole_number("n", n, least=1)
-        if len(self) == 0:
+        if self.filled == 0:
             raise InputError("replay: expected at least one remembered row to draw from, got an empty memory")
         if contexts is None:
             drawn = self._buffer.sample(n)
@@ -319,9 +413,8 @@ class Replay:
 
         The tensors hold the rows in use only; `cursor` is the position that is written next.
         """
-        writer = self._buffer.writer.state_dict()
-        state: dict[str, Tensor | int] = {"capacity": self.capacity, "cursor": writer["_cursor"]}
-        if len(self):
+        state: dict[str, Tensor | int] = {"capacity": self.capacity, "cursor": self.cursor}
+        if self.filled:
             state |= {key: column.clone() for key, column in self._columns().items() if key in (*COLUMNS, "context")}
             state["priorities"] = self.priorities.clone()
         return state
@@ -343,9 +436,9 @@ class Replay:
         self._sampler._empty()
         self._buffer = self._new_buffer()
         if rows is not None:
-            self._buffer.extend(rows, update_priority=False)
+            self._write(rows)
             self._sampler.load_state_dict({"priorities": state["priorities"].to(self.device), "stale": 0})  # type: ignore[union-attr]
-        self._buffer.writer.load_state_dict({"_cursor": int(state["cursor"]), "_write_count": len(self)})
+        self._note(self.filled, int(state["cursor"]))
 
     def load_shard(self, states: Sequence[Mapping[str, Any]], number: int, of: int) -> None:
         """Take over one part of `of` of what several replays together remember: every `of`-th row by age.
@@ -387,8 +480,7 @@ class Replay:
             return
         by_age = torch.cat(ages).argsort(descending=True, stable=True)
         rows = TensorDict.cat(parts)[by_age[number::of]][-self.capacity :]
-        if len(rows):
-            self._buffer.extend(rows, update_priority=False)
+        self._write(rows)
 
     def _saved_rows(self, state: Mapping[str, Tensor | int]) -> TensorDict:
         columns: dict[str, Tensor] = {}
@@ -404,7 +496,7 @@ class Replay:
             raise InputError(
                 f"state: expected {ndim} dimensions for contents={self.contents!r}, got {list(columns['state'].shape)}"
             )
-        if len(self) and columns["state"].shape[1:] != self._columns()["state"].shape[1:]:
+        if self.filled and columns["state"].shape[1:] != self._columns()["state"].shape[1:]:
             here = list(self._columns()["state"].shape[1:])
             raise InputError(f"state: expected rows of shape {here}, got {list(columns['state'].shape[1:])}")
         for key, value in columns.items():

@@ -52,6 +52,7 @@ class GivenTarget(Target):
         self.source = source
         self.register_buffer("context", row, persistent=False)
         self._calls = source._calls
+        self.checks = source.checks
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The source's log density at the context, `[..., dim] -> [...]`."""

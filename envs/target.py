@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from .deferred_checks import DeferredChecks
 from .errors import InputError
 from .spaces import Continuous, Tokens
 
@@ -53,6 +54,8 @@ class Target(nn.Module):
     Attributes:
         energy_calls: number of single densities evaluated through `__call__` or `value_and_score` so far.
         gradient_calls: number of single gradients evaluated through `value_and_score` so far.
+        checks: whether what the density gives is finite: told at once, or later inside `checks.deferring()`. Shared
+            with all that is made of this target by `given` and `counted_apart`.
 
     Raises:
         InputError: if `scale` is not a positive finite number.
@@ -88,6 +91,7 @@ class Target(nn.Module):
         self.name = name or type(self).__name__
         self.context_space = context_space
         self._calls = _Calls()
+        self.checks = DeferredChecks()
 
     @property
     def energy_calls(self) -> int:
@@ -216,7 +220,8 @@ class Target(nn.Module):
 
         Raises:
             InputError: without a log density; on a wrong shape or dtype of `x`, on a context that is missing, not asked
-                for or of a wrong shape, when `log_prob` raises, or when it returns a wrong shape, NaN or +inf.
+                for or of a wrong shape, when `log_prob` raises, or when it returns a wrong shape, NaN or +inf (the
+                last two, where checks are deferred, in `checks.look`).
         """
         self.require_log_prob("a value")
         shape = self.space.shape
@@ -242,16 +247,16 @@ class Target(nn.Module):
             )
         if not value.is_floating_point():
             raise InputError(f"target {self.name!r}: log_prob must return floating point values, got {value.dtype}")
-        bad = value.isnan() | (value == float("inf"))
-        if bool(bad.any()):
-            first = bad.flatten().nonzero()[0, 0]
-            state = x.detach().reshape(-1, *shape)[first].flatten()[:4].tolist()
-            raise InputError(
-                f"target {self.name!r}: log_prob is {value.detach().flatten()[first].item()} for {int(bad.sum())} of "
-                f"{bad.numel()} states, first at x = {[round(v, 4) for v in state]}{'...' if shape[0] > 4 else ''}; "
-                "expected finite values (or -inf outside the support)"
-            )
+        bad = (value.isnan() | (value == float("inf"))).flatten()
+        self.checks.check(bad, [value.flatten(), x.reshape(-1, *shape)], self._bad_value)
         return value
+
+    def _bad_value(self, failed: int, total: int, value: Tensor, state: Tensor) -> InputError:
+        start = [round(v, 4) for v in state.flatten()[:4].tolist()]
+        return InputError(
+            f"target {self.name!r}: log_prob is {value.item()} for {failed} of {total} states, first at x = "
+            f"{start}{'...' if self.space.shape[0] > 4 else ''}; expected finite values (or -inf outside the support)"
+        )
 
     def check_context(self, context: Any) -> Tensor:
         """The contexts `[..., c]`, if this target has contexts and they are of its shape.
@@ -292,7 +297,7 @@ class Target(nn.Module):
         Contexts are those of `__call__`.
 
         Raises:
-            InputError: as `forward`; also when the gradient cannot be had or is NaN.
+            InputError: as `forward`; also when the gradient cannot be had or is NaN (which may be deferred, too).
         """
         if isinstance(self.space, Tokens):
             raise InputError(f"target {self.name!r}: a density of tokens has no gradient, but its gradient is needed")
@@ -303,6 +308,8 @@ class Target(nn.Module):
                 raise InputError(f"target {self.name!r}: log_prob is not differentiable, but its gradient is needed")
             (score,) = torch.autograd.grad(value.sum(), leaf)
         self.gradient_calls += value.numel()
-        if bool(score.isnan().any()):
-            raise InputError(f"target {self.name!r}: the gradient of log_prob is NaN for some states")
+        self.checks.check(score.isnan().flatten(), [], self._bad_score)
         return value.detach(), score
+
+    def _bad_score(self, failed: int, total: int) -> InputError:
+        return InputError(f"target {self.name!r}: the gradient of log_prob is NaN for some states")

@@ -20,10 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..agents.origin import Origin
 from ..envs.errors import InputError
 from .checkpoint import save_checkpoint, write_atomically
-from .evaluation import contexts_of_evaluation, live_numbers
+from .evaluation import contexts_of_evaluation, live_log_weights, live_numbers, numbers_of_log_weights
+from .fetching import Fetched
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
+    from torch import Tensor
 
     from .trainer import Trainer
 
@@ -51,28 +53,25 @@ class Callback:
 
 
 class NaNGuard(Callback):
-    """Ends a run whose updates had to be skipped, because a loss or gradient was not finite, many times in a row.
+    """Ends a run whose updates had to be left out, because a loss or gradient was not finite, many times in a row.
+
+    It looks after the iterations in which the trainer does (`Trainer.look_every`).
 
     Args:
-        patience: how many skipped updates in a row are put up with.
+        patience: how many left out updates in a row are put up with.
     """
 
     def __init__(self, patience: int = 20) -> None:
         self.patience = patience
-        self.row = 0
-        self.skipped = 0
-
-    def on_start(self, trainer: "Trainer") -> None:
-        """Take the count of a resumed run as the start."""
-        self.skipped = trainer.skipped
 
     def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
-        """Raise InputError after too many skipped updates."""
-        self.row = self.row + 1 if trainer.skipped > self.skipped else 0
-        self.skipped = trainer.skipped
-        if self.row >= self.patience:
+        """Raise InputError after too many left out updates."""
+        if not trainer.looks:
+            return
+        row = int(trainer.optimisers.skipped_in_a_row)
+        if row >= self.patience:
             raise InputError(
-                f"training: the loss or its gradient was not finite for {self.row} iterations in a row (iteration "
+                f"training: the loss or its gradient was not finite for {row} iterations in a row (iteration "
                 f"{trainer.iteration}); try a smaller generation_optimiser.rate, or check the scale of the target"
             )
 
@@ -84,6 +83,9 @@ class MetricsLogger(Callback):
     (blank without exact samples), ess (share), bits_per_dimension (held-out samples) and train_bits_per_dimension, both
     of data alone, which have none of elbo, eubo and ess, skipped, energy_calls, gradient_calls, search_acceptance (of
     the last local search; blank before it), search_share (share of the memory that came from local search), seconds.
+
+    On a device other than the CPU (`Trainer.look_every` > 1) the numbers are fetched while the next iteration is under
+    way, and the row is there after it; that of the last iteration at the end.
 
     Args:
         path: the CSV file, or None to keep the rows in memory only.
@@ -114,9 +116,11 @@ class MetricsLogger(Callback):
         self.path = path
         self.samples = samples
         self.rows: list[dict[str, Any]] = []
+        self._begun: tuple[dict[str, Any], Fetched] | None = None
 
     def on_start(self, trainer: "Trainer") -> None:
         """Keep the rows up to the trainer's iteration: what a resumed run does again is written again."""
+        self._begun = None
         if self.path is not None:
             self.rows = [row for row in read_metrics(self.path) if row["iteration"] <= trainer.iteration]
             text = io.StringIO(newline="")
@@ -126,28 +130,59 @@ class MetricsLogger(Callback):
             write_atomically(self.path, text.getvalue().encode())
 
     def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
-        """Compute and write a row when one is due."""
-        if trainer.iteration % trainer.config.log_every:
-            return
-        row: dict[str, Any] = {name: float(losses[name]) for name in self.COLUMNS if name.startswith("loss_")}
-        row |= live_numbers(trainer.evaluated_agent, trainer.target, self.samples, seed=trainer.iteration)
+        """Compute a row when one is due; write it as soon as its numbers are there."""
+        self._finish(trainer)
+        if trainer.iteration % trainer.config.log_every == 0:
+            self._begin(trainer, losses)
+            if trainer.look_every == 1:
+                self._finish(trainer)
+
+    def on_end(self, trainer: "Trainer") -> None:
+        """Write the last row."""
+        self._finish(trainer)
+
+    def _begin(self, trainer: "Trainer", losses: "TensorDict") -> None:
+        """Ask for the numbers of a row."""
         search = trainer.local_search
-        row |= {
+        row = {
             "iteration": trainer.iteration,
-            "log_z": float(self._log_z(trainer)),
-            "skipped": trainer.skipped,
             "energy_calls": trainer.energy_calls,
             "gradient_calls": trainer.gradient_calls,
             "search_acceptance": None if search is None or isnan(search.acceptance) else search.acceptance,
-            "search_share": trainer.replay.share_of(Origin.LOCAL_SEARCH),
             "seconds": round(trainer.seconds, 3),
         }
+        agent, target, seed = trainer.evaluated_agent, trainer.target, trainer.iteration
+        numbers: dict[str, Tensor] = {name: losses[name] for name in self.COLUMNS if name.startswith("loss_")}
+        numbers["log_z"] = self._log_z(trainer)
+        numbers["skipped"] = trainer.optimisers.skipped
+        numbers["search_share"] = trainer.replay.share_on_device(Origin.LOCAL_SEARCH)
+        if target.has_log_prob and not target.is_conditional:
+            with target.checks.deferring(trainer.look_every > 1):
+                numbers |= live_log_weights(agent, target, self.samples, seed=seed)
+        else:
+            row |= live_numbers(agent, target, self.samples, seed=seed)
+        self._begun = row, Fetched(numbers)
+
+    def _finish(self, trainer: "Trainer") -> None:
+        """Write the row whose numbers were asked for, if any."""
+        if self._begun is None:
+            return
+        (row, fetched), self._begun = self._begun, None
+        numbers = fetched.read()
+        weights = {name: numbers.pop(name) for name in ("generated", "destroyed") if name in numbers}
+        if weights:
+            try:
+                row |= numbers_of_log_weights(**weights)
+            except InputError:
+                trainer.look()  # what the density has to say is said first
+                raise
+        row |= {name: float(value) for name, value in numbers.items()} | {"skipped": int(numbers["skipped"])}
         self.rows.append({name: row.get(name) for name in self.COLUMNS})
         if self.path is not None:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.COLUMNS).writerow(self.rows[-1])
 
-    def _log_z(self, trainer: "Trainer") -> Any:
+    def _log_z(self, trainer: "Trainer") -> "Tensor":
         """The objective's log Z; its mean over the evaluation's contexts for a conditional target."""
         contexts = contexts_of_evaluation(trainer.agent, trainer.target, trainer.config.evaluation_contexts)
         return trainer.agent.log_z_given(contexts).detach().mean()
@@ -190,6 +225,7 @@ class ProgressBar(Callback):
         self.metrics = [metrics] if isinstance(metrics, MetricsLogger) else list(metrics)
         console = console or Console(stderr=True)
         self.shown = console.is_interactive or console.is_jupyter
+        self._shown_rows: list[int | None] = []
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -211,7 +247,8 @@ class ProgressBar(Callback):
     def on_iteration(self, trainer: "Trainer", losses: "TensorDict") -> None:
         """Move the bar, and show the latest numbers."""
         rows = [metrics.rows[-1] for metrics in self.metrics if metrics.rows]
-        if trainer.iteration % trainer.config.log_every == 0 and rows:
+        if rows and (of := [row["iteration"] for row in rows]) != self._shown_rows:
+            self._shown_rows = of
             known = {name: [row[name] for row in rows if row[name] is not None] for name in self.SHOWN}
             parts = [f"{self.SHOWN[name]} {fmean(values):.2f}" for name, values in known.items() if values]
             self.progress.update(self.task, numbers="  ".join(parts))

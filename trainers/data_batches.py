@@ -11,6 +11,7 @@ and that is what a learned destruction is trained to raise: it trades nats of th
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDict
@@ -23,6 +24,7 @@ from ..envs.spaces import Tokens
 from ..envs.target import Target
 from .config import TrainConfig
 from .objectives.joint_loss import JointLoss
+from .objectives.path_objective import Rows
 from .objectives.random_level import RandomLevel
 
 __all__ = ["DataBatches", "PathCost"]
@@ -106,15 +108,25 @@ class DataBatches:
                 f"{config.paths_per_sample}"
             )
 
+    @property
+    def places(self) -> dict[Rows, slice] | None:
+        """Where in a batch the rows of each kind lie; None of single levels, which have one kind alone."""
+        if isinstance(self.objective, RandomLevel):
+            return None
+        n = self.config.batch_size - self.generated
+        return {"any": slice(None), "destroyed": slice(n), "on_policy": slice(n, None)}
+
     def draw(self) -> TensorDict:
         """The next batch, of `batch_size` trajectories; for single levels, of samples alone, `[B, 1, ...]`."""
         n = self.config.batch_size - self.generated
-        sample = torch.arange(n) // self.paths_per_sample
+        samples = -(-n // self.paths_per_sample)
+        context = None
         if self.target.is_conditional:
-            x, context = self.target.sample_pairs(int(sample[-1]) + 1)
-            x, context = x[sample], self.target.check_context(context)[sample].to(self.agent.log_z)
+            x, context = self.target.sample_pairs(samples)
+            context = self._repeated(self.target.check_context(context)).to(self.agent.log_z)
         else:
-            x, context = self.target.sample(int(sample[-1]) + 1)[sample], None
+            x = self.target.sample(samples)
+        x = self._repeated(x)
         x = checked(self.target, x).to(self.agent.log_z.device)
         x = x.to(self.agent.log_z) if x.is_floating_point() else x
         if isinstance(self.objective, RandomLevel):
@@ -122,13 +134,18 @@ class DataBatches:
             return TensorDict(columns, batch_size=[n])
         zeros = self.agent.log_z.new_zeros(self.config.batch_size)
         paths = self.agent.redrawn(self.agent.destroy(x, None, zeros[:n], context=context))
-        paths = Origin.DATA.mark(paths).set("sample", sample.to(x.device))
+        sample = torch.arange(n, device=x.device) // self.paths_per_sample
+        paths = Origin.DATA.mark(paths).set("sample", sample)
         if not self.generated:
             return self._with_cost(paths)
         contexts = None if context is None else self.target.sample_context(self.generated)
         new = self.agent.redrawn(self.agent.generate(self.generated, context=contexts)).set("log_reward", zeros[n:])
         beyond = torch.arange(n, n + self.generated, device=x.device)  # each a group of its own
         return self._with_cost(TensorDict.cat([paths, Origin.ON_POLICY.mark(new).set("sample", beyond)]))
+
+    def _repeated(self, rows: Tensor) -> Tensor:
+        """As many rows as paths are to be destroyed from them."""
+        return rows.repeat_interleave(self.paths_per_sample, dim=0)[: self.config.batch_size - self.generated]
 
     def _with_cost(self, paths: TensorDict) -> TensorDict:
         """The paths with their costs as log R."""
@@ -146,7 +163,8 @@ def checked(target: Target, x: torch.Tensor) -> torch.Tensor:
     """Samples of the target as its space has them.
 
     Raises:
-        InputError: for samples of another shape, tokens that are none, and numbers that are not finite.
+        InputError: for samples of another shape, tokens that are none, and numbers that are not finite (the last, where
+            checks are deferred, in `target.checks.look`).
 
     Example:
         >>> from ebbflow.envs import get_target
@@ -160,6 +178,15 @@ def checked(target: Target, x: torch.Tensor) -> torch.Tensor:
         raise InputError(
             f"{field}: expected floating point numbers [n, {target.space.dim}], got {list(x.shape)} of {x.dtype}"
         )
-    if not bool(x.isfinite().all()):
-        raise InputError(f"{field}: expected finite numbers, got {x[~x.isfinite()][0].item()}")
+    target.checks.check(~x.isfinite().all(dim=1), [x], _NotFinite(field))
     return x
+
+
+@dataclass(frozen=True)
+class _NotFinite:
+    """The error of samples that are not finite."""
+
+    field: str
+
+    def __call__(self, failed: int, total: int, row: Tensor) -> InputError:
+        return InputError(f"{self.field}: expected finite numbers, got {row[~row.isfinite()][0].item()}")

@@ -55,9 +55,11 @@ __all__ = [
     "contexts_of_evaluation",
     "evaluate",
     "exact_samples",
+    "live_log_weights",
     "live_numbers",
     "log_weights_of_destroyed",
     "looking_on",
+    "numbers_of_log_weights",
     "sample_agent",
     "warnings_of",
     "write_evaluation",
@@ -163,10 +165,7 @@ def sample_agent(
                 log_weights.append(-agent.log_ratio(paths))
     columns = {"x": torch.cat(states)}
     if log_weights:
-        columns["log_weight"] = _checked(torch.cat(log_weights), "generated")
-        # Of a path that was drawn, the density is never zero: unless it went to where coordinates are held.
-        if beyond := int((columns["log_weight"] == torch.inf).sum()):
-            raise InputError(f"agent: {beyond} of {n} generated paths lead too far away; its training has diverged")
+        columns["log_weight"] = _checked_generated(torch.cat(log_weights))
     return columns
 
 
@@ -322,8 +321,8 @@ def live_numbers(agent: Policies, target: Target, samples: int, *, seed: int = 0
         ['elbo', 'eubo', 'ess']
     """
     check_agent(agent, target)
-    whole_number("samples", samples, least=2)
     if not target.has_log_prob:
+        whole_number("samples", samples, least=2)
         with looking_on(agent, target, seed):
             found = likelihood_numbers(agent, target, samples, most=samples)
         return {name: found[name] for name in ("bits_per_dimension", "train_bits_per_dimension")}
@@ -332,13 +331,45 @@ def live_numbers(agent: Policies, target: Target, samples: int, *, seed: int = 0
         each = max(2, samples // _LIVE_CONTEXTS)
         rows = [live_numbers(agent.given(c), target.given(c), each, seed=seed + i) for i, c in enumerate(contexts)]
         return mean_over_contexts(rows)
-    destroyed = None
+    return numbers_of_log_weights(**live_log_weights(agent, target, samples, seed=seed))
+
+
+def live_log_weights(agent: Policies, target: Target, samples: int, *, seed: int = 0) -> dict[str, Tensor]:
+    """What `live_numbers` are made of, on the agent's device: log-weights −D of paths, `[samples]` (nats).
+
+    Args:
+        agent, target, samples, seed: as of `live_numbers`; a density without contexts.
+
+    Returns:
+        `generated` and, where the target has exact samples, `destroyed`; they may hold NaN.
+
+    Raises:
+        InputError: for a number of samples that is not >= 2, and what the density raises.
+    """
+    whole_number("samples", samples, least=2)
+    found = {}
     with looking_on(agent, target, seed):
         if target.can_sample:
-            destroyed = log_weights_of_destroyed(agent, target, exact_samples(agent, target, samples), samples)
-        log_weight = sample_agent(agent, target, samples, samples)["log_weight"]
-    bounds = sandwich(log_weight, destroyed)
-    return {"elbo": bounds["elbo"], "eubo": bounds["eubo"], "ess": ess_reverse(log_weight)}
+            paths = agent.destroy(exact_samples(agent, target, samples), target)
+            found["destroyed"] = -agent.log_ratio(paths)
+        found["generated"] = -agent.log_ratio(agent.generate(samples, target))
+    return found
+
+
+def numbers_of_log_weights(generated: Tensor, destroyed: Tensor | None = None) -> dict[str, float | None]:
+    """`elbo`, `eubo` (nats) and `ess` of the log-weights of generated paths and of paths destroyed from exact samples.
+
+    Raises:
+        InputError: if a log-weight is NaN, or that of a generated path infinite: the agent has diverged.
+
+    Example:
+        >>> numbers_of_log_weights(torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 4.0]))
+        {'elbo': -1.0, 'eubo': 2.5, 'ess': 1.0}
+    """
+    if destroyed is not None:
+        _checked(destroyed, "destroyed")
+    bounds = sandwich(_checked_generated(generated), destroyed)
+    return {"elbo": bounds["elbo"], "eubo": bounds["eubo"], "ess": ess_reverse(generated)}
 
 
 def warnings_of(evaluation: Evaluation) -> list[str]:
@@ -476,4 +507,13 @@ def check_agent(agent: Policies, target: Target | None) -> None:
 def _checked(log_weight: Tensor, what: str) -> Tensor:
     if bad := int(log_weight.isnan().sum()):
         raise InputError(f"agent: the log-weights of {bad} of {len(log_weight)} {what} paths are NaN")
+    return log_weight
+
+
+def _checked_generated(log_weight: Tensor) -> Tensor:
+    # Of a path that was drawn, the density is never zero: unless it went to where coordinates are held.
+    if beyond := int((_checked(log_weight, "generated") == torch.inf).sum()):
+        raise InputError(
+            f"agent: {beyond} of {len(log_weight)} generated paths lead too far away; its training has diverged"
+        )
     return log_weight

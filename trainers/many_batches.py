@@ -135,7 +135,7 @@ class ManyBatches:
         tempering = [trainer.exploration.inverse_temperature_at(progress) for trainer in self.trainers]
         beta: float | Tensor = tempering[0]
         if len(set(tempering)) > 1:
-            beta = torch.tensor(tempering, **where)[:, None]
+            beta = self._on_device(tempering, self.dtype)[:, None]
         batch["log_reward"] = batch["log_reward"] * beta
         if self.trainers[0].objective.needs_log_density:
             self.density.valid = None
@@ -154,7 +154,7 @@ class ManyBatches:
             n if trainer.config.replay.share > 0 else 0 for n, trainer in zip(mixed.new, self.trainers, strict=True)
         ]
         if any(counts):
-            self.replays.extend(mixed.state, log_reward, log_ratio[:, : mixed.state.shape[1]], counts)
+            self.replays.write(mixed.state, log_reward, log_ratio[:, : mixed.state.shape[1]], counts)
         for trainer, stream in zip(self.trainers, self.streams, strict=True):
             if trainer.local_search is not None and (trainer.iteration + 1) % trainer.config.local_search.every == 0:
                 with stream:
@@ -165,8 +165,8 @@ class ManyBatches:
     def _generated(self, start: Tensor, noise: Tensor, counts: list[int], progress: float) -> dict[str, Tensor]:
         widenings = [trainer.exploration.widening_at(progress) for trainer in self.trainers]
         drift = widenings[0].drift
-        scale = torch.tensor([w.scale for w in widenings], device=self.device, dtype=self.dtype)
-        added = torch.tensor([w.added for w in widenings], device=self.device, dtype=self.dtype)
+        scale = self._on_device([w.scale for w in widenings], self.dtype)
+        added = self._on_device([w.added for w in widenings], self.dtype)
         alike = len(set(widenings)) == 1
 
         def generate(parameters: Any, start: Tensor, noise: Tensor, scale: Any, added: Any) -> dict[str, Tensor]:
@@ -201,16 +201,18 @@ class ManyBatches:
 
     def _remembered(self, place: Sequence[Tensor]) -> dict[str, Tensor]:
         """Rows of the memories at these places, as long as the longest."""
-        index = _padded(place)
+        return self._own_rows(_padded(place))
+
+    def _own_rows(self, place: Tensor) -> dict[str, Tensor]:
         flat = self.replays.columns.flatten(0, 1)
-        return {name: flat[name][index] for name in ("state", "log_reward")}
+        floor = self.config.log_reward_floor  # as in Memory
+        return {"state": flat["state"][place], "log_reward": flat["log_reward"][place].clamp_min(floor)}
 
     def _terminal(self, place: Sequence[Tensor], picked: Sequence[Tensor]) -> dict[str, Tensor]:
         """States to be destroyed: the agent's own and then anchors, as long as the longest."""
         parts = []
         if any(map(len, place)):
-            flat, own = self.replays.columns.flatten(0, 1), torch.cat(list(place))
-            parts.append({name: flat[name][own] for name in ("state", "log_reward")})
+            parts.append(self._own_rows(torch.cat(list(place))))
         if any(map(len, picked)):
             parts.append(self.anchors.rows([trainer.anchors for trainer in self.trainers], picked))
         rows = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -232,7 +234,7 @@ class ManyBatches:
         if all(len(set(counts)) == 1 for counts in lengths):
             return joined
         valid = torch.cat([self._mask(counts) for counts in lengths], dim=1)  # [S, rows], B of them for each run
-        places = valid.flatten().nonzero().squeeze(-1)
+        places = valid.flatten().nonzero().squeeze(-1).to(self.device, non_blocking=True)
         size = len(self.trainers), self.config.batch_size
         return {name: values.flatten(0, 1)[places].unflatten(0, size) for name, values in joined.items()}
 
@@ -240,9 +242,11 @@ class ManyBatches:
         return None if len(set(counts)) == 1 else self._mask(counts)
 
     def _mask(self, counts: list[int]) -> Tensor:
-        """Which rows are any, `[S, largest]`."""
-        rows = torch.arange(max(counts), device=self.device)
-        return rows < torch.tensor(counts, device=self.device)[:, None]
+        """Which rows are any, `[S, largest]`, on the host."""
+        return torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+
+    def _on_device(self, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(numbers, dtype=dtype).to(self.device, non_blocking=True)
 
 
 def _padded(index: Sequence[Tensor]) -> Tensor:

@@ -145,7 +145,10 @@ class ManyRuns:
             for trainer, seconds in zip(self.trainers, before, strict=True):
                 trainer.iteration = self.iteration
                 trainer.seconds = seconds + share
+            if self.trainers[0].looks:
+                self.trainers[0].look()
             self._call("on_iteration", losses)
+        self.trainers[0].look()
         self._call("on_end")
 
     def _call(self, hook: str, losses: TensorDict | None = None) -> None:
@@ -161,8 +164,15 @@ class ManyRuns:
                         raise InputError(f"seed {trainer.config.seed}: {error}") from error
 
     def step(self) -> TensorDict:
-        """One iteration of every run; returns the losses and log-ratios of all, batch size `[S]`."""
+        """One iteration of every run; returns the losses and log-ratios of all, batch size `[S]`.
+
+        Like `Trainer.step` it does not wait for the device where `look_every` of the first run is more than 1.
+        """
         first = self.trainers[0]
+        with first.target.checks.deferring(first.look_every > 1):  # those of the targets of all
+            return self._step(first)
+
+    def _step(self, first: Trainer) -> TensorDict:
         progress = self.iteration / first.config.iterations
         mixed = self.batches.mix(progress)
         if first.config.residual_bound is not None:  # as in Trainer.step
@@ -170,8 +180,7 @@ class ManyRuns:
                 trainer.objective.residual_bound = first.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
         losses = self._losses(mixed.batch)
         total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
-        for trainer, finite in zip(self.trainers, self.parameters.step(total), strict=True):
-            trainer.skipped += not finite
+        self.parameters.step(total)
         self.batches.remember(mixed, losses["log_ratio"].detach(), progress)
         return TensorDict({name: value.detach() for name, value in losses.items()}, batch_size=[len(self.trainers)])
 

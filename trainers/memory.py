@@ -110,7 +110,7 @@ class Memory:
         """Rows of the next batch from the agent's own samples, and from the anchors."""
         share = self.config.anchors.share or 0.0
         from_anchors = 0 if self.anchors is None else round(self.most_rows * share)
-        return (self.most_rows - from_anchors if len(self.replay) else 0), from_anchors
+        return (self.most_rows - from_anchors if self.replay.filled else 0), from_anchors
 
     def draw(self, own: int, anchors: int) -> Remembered:
         """So many rows of each; of a conditional target several of each context."""
@@ -120,11 +120,16 @@ class Memory:
                 return None
             return share_of_contexts(self.config.contexts_per_batch, rows, self.config.batch_size)
 
-        drawn = self.replay.draw(own, contexts(own)) if own else None
+        drawn = self._drawn(own, contexts(own)) if own else None
         anchored = None
         if self.anchors is not None and anchors:
             anchored = self.anchors.draw(anchors, contexts(anchors))
         return Remembered(drawn, anchored)
+
+    def _drawn(self, n: int, contexts: int | None = None) -> TensorDict:
+        """Rows of the agent's own; where all that was seen so far is outside the support, of these at the floor."""
+        drawn = self.replay.draw(n, contexts)
+        return drawn.set("log_reward", drawn["log_reward"].clamp_min(self.config.log_reward_floor))
 
     def trajectories(self, drawn: Remembered, recording: Recording | None = None) -> list[TensorDict]:
         """Trajectories of the drawn rows and then of anchors: stored paths as they are, terminal states destroyed.
@@ -160,24 +165,23 @@ class Memory:
             return log_ratio + self.agent.log_z_given(context)
 
     def remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = Origin.REPLAY) -> None:
-        """Keep the trajectories that end inside the support, with the comparable log-ratios `[n]` as priorities."""
-        # The replay leaves out the rows at -inf after its one check; a mask here would wait for each column.
+        """Keep trajectories, with the comparable log-ratios `[n]` as priorities; those outside are never drawn."""
         inside = paths["log_reward"] > self.config.log_reward_floor
         log_reward = torch.where(inside, paths["log_reward"], -torch.inf)
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
         columns = {"state": state, "log_reward": log_reward, "log_ratio": log_ratio}
         if self.target.is_conditional:
             columns["context"] = paths["context"]
-        self.replay.extend(TensorDict(columns, batch_size=paths.batch_size), origin)
+        self.replay.write(TensorDict(columns, batch_size=paths.batch_size), origin)
 
     def search(self, inverse_temperature: float) -> None:
         """Move remembered states, which makes new rows of those that moved, and anchors, which takes their place."""
         config = self.config.local_search
-        from_replay = config.states if len(self.replay) else 0
+        from_replay = config.states if self.replay.filled else 0
         from_anchors = 0 if self.anchors is None else min(config.anchors, len(self.anchors))
         parts = []
         if from_replay:
-            drawn = self.replay.draw(from_replay)
+            drawn = self._drawn(from_replay)
             state = drawn["state"] if self.config.replay.contents == "terminal" else drawn["state"][:, -1]
             parts.append((state, drawn["log_reward"], drawn.get("context", None)))
         if self.anchors is not None and from_anchors:
@@ -194,9 +198,10 @@ class Memory:
             self.anchors = self.anchors.refreshed(index, states[from_replay:], log_reward[from_replay:])
         moved = (states != before).any(dim=-1)
         moved[from_replay:] = False
-        if bool(moved.any()):
-            own = None if context is None else context[moved]
-            paths = self.agent.destroy(states[moved], self.target, log_reward[moved], context=own)
+        rows = moved.nonzero().squeeze(-1)  # looked up once: each tensor indexed by the mask would wait for the device
+        if len(rows):
+            own = None if context is None else context[rows]
+            paths = self.agent.destroy(states[rows], self.target, log_reward[rows], context=own)
             with torch.no_grad():
                 log_probs = self.agent.path_log_probs(paths)
             log_ratio = log_probs.log_ratio(inverse_temperature * paths["log_reward"])

@@ -16,6 +16,8 @@ from .ranks import ALONE, Ranks
 
 __all__ = ["Optimisers"]
 
+_KERNEL = {"foreach": False, "fused": True}  # one kernel, which leaves out an update by itself (`found_inf`)
+
 
 def _schedule(config: OptimiserConfig, iterations: int) -> Any:
     def factor(iteration: int) -> float:
@@ -37,14 +39,20 @@ class Optimisers:
     network for log Z(c) of a conditional agent belongs to the optimiser of log Z, at its `table_rate`: a rate that
     suits one number is too fast for a network.
 
+    An update whose loss or gradient is not finite is left out: parameters and moments stay as they are. The device
+    decides that by itself, and the host does not wait to be told.
+
     Args:
         agent: whose parameters are trained.
         configs: rates, schedule and clipping of the optimisers `generation`, `destruction`, `log_z` and, for an agent
             with a state flow, `flow`.
         iterations: length of the run, over which the cosine schedule decays.
         single: one optimiser, `generation`, for both policies; `log_z` keeps its own.
-        fused: update in one kernel; a third of the time, and the same numbers to rounding.
         ranks: processes over which gradients are summed.
+
+    Attributes:
+        skipped: number of updates left out, a whole number on the parameters' device; to read it is to wait.
+        skipped_in_a_row: of these, how many since the last one that was made, likewise.
 
     Example:
         >>> from ebbflow.agents import build_agent
@@ -62,12 +70,10 @@ class Optimisers:
         iterations: int,
         *,
         single: bool = False,
-        fused: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         self.configs = configs
         self.ranks = ranks
-        self._kernel = {"foreach": not fused, "fused": fused}
         parts = agent.parameter_groups()
         if single:
             parts |= {"generation": parts["generation"] + parts["destruction"], "destruction": []}
@@ -80,16 +86,18 @@ class Optimisers:
             groups: list[dict[str, Any]] = [{"params": plain, "lr": config.rate}]
             if table:
                 groups.append({"params": table, "lr": config.table_rate})
-            return Adam(groups, betas=(config.beta1, config.beta2), **self._kernel)
+            return Adam(groups, betas=(config.beta1, config.beta2), **_KERNEL)
 
         self.optimisers = {name: adam(part, configs[name]) for name, part in parts.items() if part}
         self.schedulers = {
             name: LambdaLR(optimiser, _schedule(configs[name], iterations))
             for name, optimiser in self.optimisers.items()
         }
+        self.skipped = torch.zeros((), dtype=torch.int64, device=next(agent.parameters()).device)
+        self.skipped_in_a_row = self.skipped.clone()
 
-    def step(self, loss: Tensor) -> bool:
-        """One update of everything from the gradient of `loss`; skipped, and False, where it is not finite."""
+    def step(self, loss: Tensor) -> None:
+        """One update of everything from the gradient of `loss`; left out where it is not finite."""
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -101,13 +109,14 @@ class Optimisers:
             )
             for name, optimiser in self.optimisers.items()
         ]
-        finite = bool(torch.stack([loss.detach(), *norms]).isfinite().all())
+        left_out = ~torch.stack([loss.detach(), *norms]).isfinite().all()
+        self.skipped += left_out
+        self.skipped_in_a_row.add_(1).mul_(left_out)
+        found_inf = left_out.float()
         for name, optimiser in self.optimisers.items():
-            if not finite:
-                optimiser.zero_grad(set_to_none=True)  # a step without gradients changes nothing
+            optimiser.found_inf = found_inf  # type: ignore[attr-defined]  # as torch.amp.GradScaler does
             optimiser.step()
             self.schedulers[name].step()
-        return finite
 
     def advance(self) -> None:
         """Take the rates of the next iteration, as `step` does; for who makes the updates in its place."""
@@ -131,7 +140,7 @@ class Optimisers:
         """Take over what `state_dict` gave."""
         for name, optimiser in self.optimisers.items():
             saved = deepcopy(state["optimisers"][name])  # Adam would go on with the very tensors it is given
-            groups = [group | self._kernel for group in saved["param_groups"]]  # of this run, not of the saved one
+            groups = [group | _KERNEL for group in saved["param_groups"]]  # of this run, not of the saved one
             states = {int(k): v for k, v in saved["state"].items()}
             optimiser.load_state_dict({"state": states, "param_groups": groups})
             scheduler = self.schedulers[name]

@@ -23,7 +23,8 @@ class SharedDensity:
         counted: the target of each run, whose counters are.
 
     Attributes:
-        valid: of each run, which rows are any, `[S, n]`; None for all. The others have the density 1, and cost nothing.
+        valid: of each run, which rows are any, `[S, n]` on the host; None for all. The others have the density 1, and
+            cost nothing.
 
     Example:
         >>> from ebbflow.envs import get_target
@@ -69,7 +70,8 @@ class SharedDensity:
         places = self.valid.flatten().nonzero().squeeze(-1)
         if x.ndim > 3:  # whole paths
             inner = x.shape[2:-1].numel()
-            places = (places[:, None] * inner + torch.arange(inner, device=x.device)).flatten()
+            places = (places[:, None] * inner + torch.arange(inner)).flatten()
+        places = places.to(x.device, non_blocking=True)
         return rows[places], places
 
     def _counts(self, x: Tensor) -> list[int]:

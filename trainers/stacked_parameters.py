@@ -21,8 +21,8 @@ __all__ = ["StackedParameters"]
 class StackedParameters:
     """Parameters of S runs, and their update (module docstring).
 
-    The update is that of `Optimisers`, with the rates, moments and clipping of each run, and like there a run whose
-    loss or gradient is not finite is left as it is: none of its numbers move.
+    The update is that of `Optimisers`, with the rates, moments and clipping of each run, and like there the parameters
+    and moments of a run whose loss or gradient is not finite are left as they are, without the host being told.
 
     Args:
         trainers: whose agents have parameters of the same names and shapes, in the same groups.
@@ -75,6 +75,7 @@ class StackedParameters:
             modules: list[Any] = [trainer.averaged for trainer in self.trainers]
             self._matrices["averaged"] = self._stack([dict(one.module.named_parameters()) for one in modules])
         self._adopt_adam(own)
+        self._adopt_skips()
         # Lists of tensors that were made before these were views are of no use any more.
         for trainer in self.trainers:
             if trainer.target_update is not None:
@@ -99,7 +100,8 @@ class StackedParameters:
         """The state of all Adams as matrices, with what they hold already."""
         like = self._matrices["online"]
         self._matrices |= {"exp_avg": torch.zeros_like(like), "exp_avg_sq": torch.zeros_like(like)}
-        self._steps = torch.zeros(len(self.trainers), len(self._parts))  # Adam has one for each parameter
+        # Adam has one for each parameter.
+        self._steps = torch.zeros(len(self.trainers), len(self._parts), device=like.device)
         for s, (trainer, parameters) in enumerate(zip(self.trainers, own, strict=True)):
             for step, (name, (columns, shape)) in zip(self._steps[s], self._parts.items(), strict=True):
                 parameter = parameters[name]
@@ -111,8 +113,15 @@ class StackedParameters:
                     if saved:
                         views[moment].copy_(saved[moment])
                 if saved:
-                    step.fill_(float(saved["step"]))
+                    step.copy_(saved["step"])
                 adam.state[parameter] = views
+
+    def _adopt_skips(self) -> None:
+        """The counts of left out updates as two rows, a column for each run."""
+        optimisers = [trainer.optimisers for trainer in self.trainers]
+        self._skips = torch.stack([torch.stack([o.skipped, o.skipped_in_a_row]) for o in optimisers], dim=1)
+        for optimiser, (skipped, in_a_row) in zip(optimisers, self._skips.unbind(1), strict=True):
+            optimiser.skipped, optimiser.skipped_in_a_row = skipped, in_a_row
 
     def _adam_of(self, trainer: Trainer, parameter: Tensor) -> Adam:
         for optimiser in trainer.optimisers.optimisers.values():
@@ -122,8 +131,8 @@ class StackedParameters:
 
     # The update ---------------------------------------------------------------------------------------------------
 
-    def step(self, losses: Tensor) -> list[bool]:
-        """One update of every run from the gradient of its loss `[S]`; returns of each whether it was not skipped.
+    def step(self, losses: Tensor) -> None:
+        """One update of every run from the gradient of its loss `[S]`, left out where that is not finite.
 
         Optimisers, target networks and averages all move.
         """
@@ -133,20 +142,17 @@ class StackedParameters:
         gradient = torch.cat([slope.reshape(len(losses), -1) for slope in slopes], dim=1)  # [S, N]
         columns = self._columns_of_optimisers()
         norms = torch.stack([gradient[:, part].norm(dim=1) for part in columns.values()], dim=1)  # [S, optimisers]
-        finite = torch.cat([losses.detach()[:, None], norms], dim=1).isfinite().all(dim=1).tolist()
+        made = torch.cat([losses.detach()[:, None], norms], dim=1).isfinite().all(dim=1)  # [S]
         with torch.no_grad():
-            skipped = [s for s, fine in enumerate(finite) if not fine]
-            before = {name: matrix[skipped] for name, matrix in self._matrices.items()} if skipped else {}
-            self._steps += torch.tensor(finite)[:, None]
-            self._adam(gradient, norms, list(columns))
+            self._skips.add_(~made)
+            self._skips[1].mul_(~made)
+            self._steps.add_(made[:, None])
+            self._adam(torch.where(made[:, None], gradient, 0.0), norms, made, list(columns))
             self._follow()
-            for name, rows in before.items():
-                self._matrices[name][skipped] = rows
-        for trainer, fine in zip(self.trainers, finite, strict=True):
+        for trainer in self.trainers:
             trainer.optimisers.advance()
-            if fine and trainer.averaged is not None:
+            if trainer.averaged is not None:
                 trainer.averaged.n_averaged += 1
-        return finite
 
     def _columns_of_optimisers(self) -> dict[str, slice]:
         found: dict[str, slice] = {}
@@ -154,40 +160,41 @@ class StackedParameters:
             found[name] = slice(found[name].start if name in found else part.start, part.stop)
         return found
 
-    def _adam(self, gradient: Tensor, norms: Tensor, optimisers: list[str]) -> None:
-        """Clip, and step as torch's Adam does, with the numbers of each run as columns `[S, 1]`."""
+    def _adam(self, gradient: Tensor, norms: Tensor, made: Tensor, optimisers: list[str]) -> None:
+        """Clip, and step as torch's Adam does, with the numbers of each run as columns `[S, 1]`.
+
+        A run whose update is not made has a gradient of 0, and moves by 0 of everything.
+        """
         online, mean, square = (self._matrices[name] for name in ("online", "exp_avg", "exp_avg_sq"))
-        steps = [
-            max(1.0, step) for step in self._steps.amax(dim=1).tolist()
-        ]  # of a first one that is skipped: not used
         groups = [
             [trainer.optimisers.optimisers[o].param_groups[g] for o, g, _ in self._groups] for trainer in self.trainers
         ]
-        numbers: list[list[list[float]]] = [
+        numbers = [[[*group["betas"], group["lr"], group["eps"]] for group in own] for own in groups]
+        largest = [[trainer.optimisers.configs[name].clip_norm for name in optimisers] for trainer in self.trainers]
+        beta1, beta2, rates, eps = self._on_device(numbers, torch.float64).unbind(-1)  # [S, groups] each
+        steps = self._steps.amax(dim=1, keepdim=True).clamp_min(1.0)  # of a first one that is left out: not used
+        moves = made[:, None]
+        table = torch.stack(
             [
-                [
-                    1.0 - group["betas"][0],
-                    1.0 - group["betas"][1],
-                    group["lr"] / (1.0 - group["betas"][0] ** step),
-                    (1.0 - group["betas"][1] ** step) ** -0.5,
-                    group["eps"],
-                ]
-                for group in own
-            ]
-            for own, step in zip(groups, steps, strict=True)
-        ]
-        table = torch.tensor(numbers, dtype=online.dtype).to(online.device, non_blocking=True)  # [S, groups, 5]
-        largest = torch.tensor(
-            [[trainer.optimisers.configs[name].clip_norm for name in optimisers] for trainer in self.trainers],
-            dtype=norms.dtype,
-        ).to(norms.device, non_blocking=True)
-        clip = (largest / (norms + 1e-6)).clamp(max=1.0)
+                (1.0 - beta1) * moves,
+                (1.0 - beta2) * moves,
+                rates / (1.0 - beta1**steps) * moves,
+                (1.0 - beta2**steps) ** -0.5,
+                eps,
+            ],
+            dim=-1,
+        ).to(online.dtype)  # [S, groups, 5]
+        clip = (self._on_device(largest, norms.dtype) / (norms + 1e-6)).clamp(max=1.0)
+        clip = torch.where(moves, clip, 0.0)  # the norm may not be a number
         for i, (name, _, part) in enumerate(self._groups):
-            slow, fast, rate, correction, eps = table[:, i].unsqueeze(-1).unbind(1)  # [S, 1] each
+            slow, fast, rate, correction, epsilon = table[:, i].unsqueeze(-1).unbind(1)  # [S, 1] each
             slope = gradient[:, part] * clip[:, optimisers.index(name), None]
             mean[:, part].lerp_(slope, slow)
             square[:, part].lerp_(slope.square(), fast)
-            online[:, part].sub_(rate * mean[:, part] / (square[:, part].sqrt().mul_(correction).add_(eps)))
+            online[:, part].sub_(rate * mean[:, part] / (square[:, part].sqrt().mul_(correction).add_(epsilon)))
+
+    def _on_device(self, numbers: Sequence[Any], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(numbers, dtype=dtype).to(self._steps.device, non_blocking=True)
 
     def _follow(self) -> None:
         """Target networks and averages."""
@@ -195,12 +202,8 @@ class StackedParameters:
         if self.lagging is not None:
             self._matrices["lagging"].lerp_(online, first.config.target_rate)
         if first.averaged is not None:
-            # The first average is the parameters themselves.
-            weights = [
-                1.0 - trainer.config.average_decay if int(trainer.averaged.n_averaged) else 1.0  # type: ignore[union-attr]
-                for trainer in self.trainers
-            ]
-            weight = torch.tensor(weights, dtype=online.dtype).to(online.device, non_blocking=True)
+            rates = [trainer.averaged.rate for trainer in self.trainers]  # type: ignore[union-attr]
+            weight = self._on_device(rates, online.dtype)
             self._matrices["averaged"].lerp_(online, weight[:, None])
 
 

@@ -9,17 +9,16 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from tensordict import TensorDict
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..agents.agent import Agent
 from ..agents.architecture import build_agent
 from ..agents.compilation import check_compiler
-from ..agents.exploration import Exploration
+from ..agents.exploration import Exploration, Widening
 from ..agents.point_architecture import build_point_agent
 from ..agents.policies import Policies
 from ..agents.precision import set_matmul_precision
@@ -37,6 +36,7 @@ from ..envs.registry import import_attribute
 from ..envs.spaces import Tokens
 from ..envs.target import Target
 from .anchor_search import find_anchors
+from .averaging import Average
 from .callbacks import Callback
 from .config import TrainConfig
 from .data_batches import DataBatches, checked
@@ -46,7 +46,7 @@ from .memory import Memory, Remembered
 from .new_paths import NewPaths
 from .objectives.catalogue import RANDOM_LEVEL, get_objective
 from .objectives.joint_loss import JointLoss
-from .objectives.path_objective import PathObjective
+from .objectives.path_objective import PathObjective, Rows
 from .objectives.random_level import RandomLevel
 from .optimisation import Optimisers
 from .random_stream import RandomStream
@@ -56,6 +56,7 @@ from .target_update import TargetUpdate
 
 __all__ = ["Trainer"]
 
+LOOK_EVERY = 50  # iterations: a bad density is told soon enough, and the time of waiting does not count
 _DESTROYED = 10_000  # samples that give x_0 its law, where only the data know it
 SHARDED = ("replay", "anchors", "local_search", "random")  # of the state: what every rank has its own of
 
@@ -82,7 +83,9 @@ class Trainer:
         data: where whole batches come from, of a target without a log density; None of one that has it.
         iteration: iterations done.
         seconds: seconds spent in `prepare` and the loop so far, over interruptions.
-        skipped: updates left out because a loss or gradient was not finite.
+        look_every: after how many iterations the host looks at what must not be waited for in each of them: whether
+            densities were finite, and updates made. 1 on a CPU, where looking is free, and else `LOOK_EVERY`. What is
+            saved was looked at before.
 
     Raises:
         InputError: for settings that do not fit the target or each other, and whatever the density raises.
@@ -158,7 +161,7 @@ class Trainer:
         self.agent.chunk = config.chunk
         decay = config.average_decay
         set_matmul_precision(self.agent, "float32")
-        self.averaged = AveragedModel(self.agent, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay > 0 else None
+        self.averaged = Average(self.agent, decay) if decay > 0 else None
         # Not of the averaged one: it is evaluated at any size, and exactly.
         self.agent.compiled, self.agent.cuda_graphs = config.compile, config.cuda_graphs
         set_matmul_precision(self.agent, config.matmul_precision)
@@ -188,8 +191,8 @@ class Trainer:
             "log_z": config.log_z_optimiser,
             "flow": config.flow_optimiser,
         }
-        single, fused = config.single_optimiser, config.compile
-        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=single, fused=fused, ranks=ranks)
+        single = config.single_optimiser
+        self.optimisers = Optimisers(self.agent, configs, config.iterations, single=single, ranks=ranks)
         self.exploration = Exploration(**dataclasses.asdict(config.exploration))
         self.data = None
         if target.has_log_prob and config.path_cost is not None:
@@ -203,7 +206,7 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.iteration = 0
         self.seconds = 0.0
-        self.skipped = 0
+        self.look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
         self.stop_requested = False
         self._agreed_to_stop = False
         self._prepared = False
@@ -304,6 +307,15 @@ class Trainer:
         return self.memory.local_search
 
     @property
+    def skipped(self) -> int:
+        """Updates left out because a loss or gradient was not finite; waits for the device."""
+        return int(self.optimisers.skipped)
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        self.optimisers.skipped.fill_(count)
+
+    @property
     def energy_calls(self) -> int:
         """Single densities evaluated for this training so far, anchors included, over interruptions and ranks."""
         return self.target.energy_calls - self._calls_before[0] + self._calls_elsewhere[0]
@@ -320,6 +332,9 @@ class Trainer:
 
         Ctrl-C, or a callback that sets `stop_requested`, ends the loop after the iteration under way; of several ranks
         one that asks for it stops all of them, after the one that follows.
+
+        Raises:
+            InputError: as `prepare` and `look`, and whatever callbacks raise.
         """
         until = self.config.iterations if until is None else min(until, self.config.iterations)
         self.stop_requested = self._agreed_to_stop = False
@@ -332,10 +347,27 @@ class Trainer:
             self.iteration += 1
             self.seconds = time.perf_counter() - begun
             self._agree()
+            if self.looks:
+                self.look()
             for callback in self.callbacks:
                 callback.on_iteration(self, losses)
+        self.look()
         for callback in self.callbacks:
             callback.on_end(self)
+
+    @property
+    def looks(self) -> bool:
+        """Whether the iteration just done is one after which the host looks."""
+        return self.iteration % self.look_every == 0
+
+    def look(self) -> None:
+        """Wait for the device, and hear what was put off; `train` does so every `look_every` iterations and at its end.
+
+        Raises:
+            InputError: when the density or its gradient was not finite since the last look. No update was made of it,
+                and none of it is remembered.
+        """
+        self.target.checks.look()
 
     @property
     def _stopping(self) -> bool:
@@ -392,25 +424,30 @@ class Trainer:
         self.seconds += time.perf_counter() - begun
 
     def step(self) -> TensorDict:
-        """One iteration; returns the losses, and the log-ratios that became priorities."""
-        progress = self.iteration / self.config.iterations
+        """One iteration; returns the losses, and the log-ratios that became priorities.
+
+        It does not wait for the device, where `look_every` is more than 1: whoever calls it is to `look` now and then.
+        """
+        with self.target.checks.deferring(self.look_every > 1):
+            return self._step(self.iteration / self.config.iterations)
+
+    def _step(self, progress: float) -> TensorDict:
         if self.data is None:
             mixed = self._mix(progress)
-            batch = mixed.batch
+            batch, places = mixed.batch, mixed.places
         else:
-            mixed, batch = None, self.data.draw()
+            mixed, batch, places = None, self.data.draw(), self.data.places
         if self.config.residual_bound is not None:
             # Robust while policies are coarse; the plain squares, which make both bounds tight, at the end.
             self.objective.residual_bound = self.config.residual_bound / math.sqrt(max(1e-9, 1.0 - progress))
-        losses = self.objective(batch) if self.recording is None else self.objective(batch, self.recording)
+        losses = self.objective(batch) if places is None else self.objective(batch, places, self.recording)
         total = losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"] + losses["loss_flow"]
-        if self.optimisers.step(total):
-            if self.target_update is not None:
-                self.target_update.step()
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.agent)
-        else:
-            self.skipped += 1
+        self.optimisers.step(total)
+        # These follow after an update that was left out, too: only the device knows whether it was.
+        if self.target_update is not None:
+            self.target_update.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.agent)
         if mixed is not None:
             self._remember(mixed, losses["log_ratio"], progress)
         return losses.detach()
@@ -446,7 +483,13 @@ class Trainer:
             inner = batch["state"][:, 1:-1].detach()
             between = self.target(inner, batch.get("context", None)).detach()  # [B, T-1]
             batch["log_density"] = between.clamp_min(self.config.log_reward_floor) * inverse_temperature
-        return _Mixed(batch, new, drawn)
+        return _Mixed(batch, new, drawn, self._places(new, drawn, widening))
+
+    def _places(self, new: TensorDict, drawn: Remembered, widening: Widening) -> dict[Rows, slice]:
+        """Where in a batch the rows of each kind lie, which objectives may learn from alone."""
+        stored = len(drawn.own) if drawn.own is not None and self.config.replay.contents == "path" else 0
+        on_policy = self.new_paths.on_policy_rows(len(new), widening)
+        return {"any": slice(None), "on_policy": slice(on_policy), "destroyed": slice(len(new) + stored, None)}
 
     def _remember(self, mixed: "_Mixed", log_ratio: torch.Tensor, progress: float) -> None:
         """New paths and new priorities go into the memory, whose states are moved now and then."""
@@ -493,7 +536,11 @@ class Trainer:
         """Everything that a bit-exact continuation needs, as nested dicts of tensors, numbers and None.
 
         Of several ranks all must call it, and the state is whole on the first one.
+
+        Raises:
+            InputError: as `look`, so that nothing bad is saved.
         """
+        self.look()
         state = {
             "agent": self.agent.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
@@ -571,11 +618,15 @@ class Trainer:
 
 
 class _Mixed(NamedTuple):
-    """A batch of a training on a density, and what it was made of: new paths first, then the agent's own, anchors."""
+    """A batch of a training on a density, and what it was made of: new paths first, then the agent's own, anchors.
+
+    `places` says where the rows of each kind lie; None leaves it to the loss to look for them by their `origin`.
+    """
 
     batch: TensorDict
     new: TensorDict
     drawn: Remembered
+    places: Mapping[Rows, slice] | None = None
 
 
 def on_cpu(value: Any) -> Any:

@@ -65,28 +65,39 @@ def test_draws_updates_and_rows_are_those_of_each(priority, rows):
         for replay, rows_of_it in zip(alone, new, strict=True):
             replay.extend(rows_of_it)
         names = ("state", "log_reward", "log_ratio")
-        many.extend(*(torch.stack([one[name] for one in new]) for name in names), [7, 7, 7])
+        many.write(*(torch.stack([one[name] for one in new]) for name in names), [7, 7, 7])
         for one, other in zip(alone, together, strict=True):
             assert_alike(one, other)
 
 
-def test_rows_outside_the_support_are_left_out_and_bad_ones_refused():
+def test_rows_that_are_not_fine_are_never_drawn():
     alone, together = filled(range(2), (0, 0)), filled(range(2), (0, 0))
     many = ManyReplays(together)
     with pytest.raises(InputError, match="at least one remembered row"):
         many.columns  # noqa: B018
     new = [batch(4), batch(4)]
-    new[1]["log_reward"][1:] = -math.inf
-    for replay, rows, count in zip(alone, new, (3, 4), strict=True):
-        replay.extend(rows[:count])
-    names = ("state", "log_reward", "log_ratio")
-    many.extend(*(torch.stack([one[name] for one in new]) for name in names), [3, 4])
-    for one, other in zip(alone, together, strict=True):
-        assert_alike(one, other)
-    assert [len(replay) for replay in together] == [3, 1]
     new[0]["state"][0, 0] = math.nan
-    with pytest.raises(InputError, match="state: expected finite values"):
-        many.extend(*(torch.stack([one[name] for one in new]) for name in names), [4, 4])
+    new[1]["log_reward"][1:] = -math.inf
+    names = ("state", "log_reward", "log_ratio")
+    for counts in ((3, 4), (4, 4)):
+        for replay, rows, count in zip(alone, new, counts, strict=True):
+            replay.write(rows[:count])
+        many.write(*(torch.stack([one[name] for one in new]) for name in names), counts)
+        for one, other in zip(alone, together, strict=True):
+            assert_alike(one, other)
+    assert [(len(replay), replay.filled) for replay in together] == [(2 + 3, 7), (2, 8)]
+    places, _ = many.draw([torch.linspace(0, 1 - 1e-9, 100, dtype=torch.float64)] * 2)
+    assert (torch.cat(places) % many.capacity).unique().tolist() == [0, 1, 2, 4, 5, 6]
+    assert many.columns["log_reward"].flatten()[torch.cat(places)].isfinite().all()
+
+
+def test_where_no_row_is_fine_all_are_drawn_alike():
+    many = ManyReplays([Replay(10, priority=name) for name in ("rank", "importance_weight")])
+    state, outside = torch.randn(2, 4, 1), torch.full((2, 4), -math.inf)
+    many.write(state, outside, torch.randn(2, 4), [4, 4])
+    places, weights = many.draw([torch.linspace(0, 1 - 1e-9, 8, dtype=torch.float64)] * 2)
+    assert [place.tolist() for place in places] == [[0, 0, 1, 1, 2, 2, 3, 3], [10, 10, 11, 11, 12, 12, 13, 13]]
+    assert all(weight.isfinite().all() for weight in weights)
 
 
 def test_a_replay_of_many_may_be_used_by_itself():

@@ -235,6 +235,86 @@ def test_rows_outside_the_support_are_not_remembered():
     assert len(replay) == 3
 
 
+BAD = {"outside": ("log_reward", -torch.inf), "nan": ("log_reward", torch.nan), "inf": ("log_reward", torch.inf)}
+BAD |= {"state": ("state", torch.nan), "far": ("state", -torch.inf)}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("priority", sorted(PRIORITIES))
+@pytest.mark.parametrize("log_ratio", [False, True])
+def test_bad_rows_that_are_written_count_for_nothing(bad, priority, log_ratio):
+    """Others are drawn as if there were none; what hides in them is not seen."""
+    key, value = BAD[bad]
+    settings = {"priority": priority, "uniform_mixture": 0.3, "beta": 0.7}
+    replay, clean = Replay(20, **settings), Replay(20, **settings)
+    batch = rows(12, log_ratio=log_ratio)
+    good = torch.arange(12) % 3 != 0
+    clean.extend(batch[good])
+    if log_ratio:
+        batch["log_ratio"][~good] = 1e6
+    batch[key][~good] = value
+    assert replay.write(batch).tolist() == list(range(12))
+    assert (len(replay), replay.filled, replay.cursor) == (8, 12, 12)
+    assert torch.equal(replay.probabilities > 0, good)
+    torch.testing.assert_close(replay.probabilities[good], clean.probabilities)
+    torch.testing.assert_close(replay.priorities[good], clean.priorities)
+    assert (replay.priorities[~good] == 0).all()
+    replay.update(torch.arange(12), torch.arange(12.0) * 1e3)  # as if they had been drawn nevertheless
+    clean.update(torch.arange(8), torch.arange(12.0)[good] * 1e3)
+    torch.testing.assert_close(replay.probabilities[good], clean.probabilities)
+    drawn = replay.draw(200)
+    assert good[drawn["index"]].all()
+    assert all(column.isfinite().all() for column in drawn.values())
+    assert replay.share_of(Origin.REPLAY) == 1.0 and replay.share_of(Origin.LOCAL_SEARCH) == 0.0
+    restored = Replay(20, **settings)
+    restored.load_state_dict(replay.state_dict())
+    assert torch.equal(restored.probabilities, replay.probabilities)
+    assert torch.equal(restored.write(rows(3)), replay.write(rows(3)))
+
+
+@pytest.mark.parametrize("priority", sorted(PRIORITIES))
+def test_where_all_rows_are_outside_they_are_drawn_alike(priority):
+    replay = Replay(20, priority=priority, beta=1.0)
+    batch = rows(4, log_ratio=True)
+    batch["log_reward"][:] = -torch.inf
+    replay.write(batch)
+    assert (len(replay), replay.filled, replay.share_of(Origin.REPLAY)) == (0, 4, 0.0)
+    assert replay.probabilities.tolist() == [0.25] * 4
+    drawn = replay.draw(50)
+    assert drawn["state"].isfinite().all() and (drawn["log_reward"] == -torch.inf).all()
+    assert drawn["weight"].tolist() == [1.0] * 50
+    replay.update(drawn["index"], torch.zeros(50))
+    replay.write(rows(2))
+    assert torch.equal(replay.probabilities > 0, torch.arange(6) >= 4)
+
+
+def test_rows_of_contexts_are_written_likewise():
+    replay = Replay(20)
+    batch = rows(6)
+    batch["context"] = torch.arange(6.0).view(6, 1) % 2
+    batch["log_reward"][3] = torch.nan
+    replay.write(batch)
+    drawn = replay.draw(40, contexts=2)
+    assert 3 not in drawn["index"]
+    with pytest.raises(InputError, match="context: expected one for each row as remembered, got none"):
+        replay.write(rows(2))
+    plain = Replay(20)
+    plain.write(rows(2))
+    with pytest.raises(InputError, match="context: expected none as remembered, got one"):
+        plain.write(batch)
+
+
+@pytest.mark.parametrize("n", [0, 3, 5, 11])
+def test_written_rows_are_as_extended_ones(n):
+    one, other = Replay(5), Replay(5)
+    for start in (0, n):
+        batch = rows(n, start=start, log_ratio=True)
+        assert one.extend(batch, Origin.LOCAL_SEARCH).tolist() == other.write(batch, Origin.LOCAL_SEARCH).tolist()
+    assert one.cursor == other.cursor and len(one) == len(other) == min(5, 2 * n)
+    for key, value in one.state_dict().items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(other.state_dict()[key])), key
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_bad_log_reward(value):
     batch = rows(3)

@@ -97,6 +97,14 @@ def test_the_guard_does_not_count_what_was_skipped_before_it_came(tiny):
     assert trainer.iteration == 12
 
 
+def test_the_guard_looks_when_the_trainer_does(tiny):
+    density = Overflowing(lambda call: call > 5)  # in iterations 5, 6, 7, ...
+    trainer = Trainer(CallableTarget(density, 2), on_policy(tiny), [NaNGuard(patience=3)])
+    trainer.look_every = 5
+    with pytest.raises(InputError, match=r"6 iterations in a row \(iteration 10\)"):
+        trainer.train()
+
+
 # Metrics --------------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +166,36 @@ def test_rows_behind_the_trainer_are_dropped(tiny, tmp_path):
     behind.train(until=3)  # starts again from 0
     assert [row["iteration"] for row in read_metrics(path)] == [2]
     assert logger.rows[0]["elbo"] == whole[0]["elbo"]
+
+
+def test_where_looking_is_not_free_a_row_is_there_one_iteration_later(tiny):
+    class Count(Callback):
+        def __init__(self, logger):
+            self.logger, self.rows = logger, []
+
+        def on_iteration(self, trainer, losses):
+            self.rows.append(len(self.logger.rows))
+
+    found = {}
+    for look_every in (1, 50):
+        logger = MetricsLogger(samples=32)
+        count = Count(logger)
+        trainer = Trainer(get_target("gmm25"), tiny(iterations=6, log_every=3), [logger, count])
+        trainer.look_every = look_every
+        trainer.train()
+        assert count.rows == ([0, 0, 1, 1, 1, 2] if look_every == 1 else [0, 0, 0, 1, 1, 1])
+        found[look_every] = [{k: v for k, v in row.items() if k != "seconds"} for row in logger.rows]
+    assert found[1] == found[50] and len(found[1]) == 2
+
+
+def test_what_the_density_has_to_say_about_live_numbers_is_said_first(tiny):
+    def breaks(x):
+        return normal(x) * (math.nan if len(x) == 33 else 1.0)  # of live numbers alone
+
+    trainer = Trainer(CallableTarget(breaks, 2), tiny(iterations=6, log_every=2), [MetricsLogger(samples=33)])
+    trainer.look_every = 50
+    with pytest.raises(InputError, match="log_prob is nan for 33 of"):
+        trainer.train()
 
 
 LINE = "2,1.5,2.5,0.25,0.0,-1.0,-3.0,,0.5,,,0,120,80,,0.0,0.125"

@@ -125,9 +125,9 @@ def test_every_row_of_a_batch_meets_others_of_its_context(settings, monkeypatch)
     trainer = Trainer(get_target("conditional-gmm"), config)
     forward = trainer.objective.forward
 
-    def watch(batch, *recording):
+    def watch(batch, *given):
         seen.append(batch["context"])
-        return forward(batch, *recording)
+        return forward(batch, *given)
 
     monkeypatch.setattr(trainer.objective, "forward", watch)
     trainer.train()

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ebbflow.agents import DenoisingAgent, TokenNetwork, build_agent, build_bridge_agent
+from ebbflow.agents import DenoisingAgent, Origin, TokenNetwork, build_agent, build_bridge_agent
 from ebbflow.agents.references.tokens import MaskInOrder, ShuffleOneToken
 from ebbflow.envs import Continuous, InputError, Target, Tokens, get_target
 from ebbflow.envs.data import Dataset
@@ -42,6 +42,35 @@ def tokens(**changes):
 
 def rates(config):
     return config.destruction_optimiser.rate, config.destruction_optimiser.table_rate
+
+
+@pytest.mark.parametrize("objective", ["tlm", "vargrad"])
+def test_the_trainer_knows_where_rows_of_each_kind_lie(objective):
+    settings = {"steps": 2, "batch_size": 24, "destruction_objective": objective, "agent": {"width": 8}}
+    data = Trainer(normal(), TrainConfig.from_dict(settings)).data
+    origin = data.draw()["origin"]
+    for rows, mask in (("on_policy", origin == Origin.ON_POLICY), ("destroyed", origin >= Origin.REPLAY)):
+        expected = torch.zeros(24, dtype=torch.bool)
+        expected[data.places[rows]] = True
+        assert torch.equal(expected, mask), rows
+
+
+def test_samples_that_are_not_finite_are_told_at_the_next_look():
+    class Broken(Target):
+        calls = 0
+
+        def sample(self, n):
+            self.calls += 1
+            return torch.where(
+                torch.arange(2 * n).view(n, 2) == 3, math.inf if self.calls == 3 else 0.0, torch.randn(n, 2)
+            )
+
+    trainer = Trainer(Broken(Continuous(2)), TrainConfig.from_dict({"steps": 2, "batch_size": 16}))
+    trainer.look_every = 4
+    with pytest.raises(InputError, match="samples of target 'Broken': expected finite numbers, got inf"):
+        trainer.train(until=6)
+    assert trainer.iteration == 4 and trainer.skipped == 1
+    assert all(value.isfinite().all() for value in trainer.agent.state_dict().values())
 
 
 # What is left open ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ebbflow.agents.backbone import Backbone
 from ebbflow.envs import get_target
@@ -26,6 +27,7 @@ READS = {  # operations whose result, or its shape, the host must know before it
     *("_unique", "_unique2", "unique_dim", "unique_consecutive"),
 }
 COPIES = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu}  # which on a CPU are no operations
+MADE = {torch.tensor, torch.as_tensor}  # on the host, and then copied to a device where one is given
 
 
 class _Copies(TorchFunctionMode):
@@ -34,23 +36,33 @@ class _Copies(TorchFunctionMode):
         self.waits = waits
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in COPIES:
+        kwargs = kwargs or {}
+        given = function in MADE and kwargs.get("device") is not None
+        upload = function is torch.Tensor.to and not kwargs.get("non_blocking") and self.waits.is_on_host(args[0])
+        if function in COPIES or function is torch.Tensor.new_tensor or given or upload:
             self.waits.names.append(function.__name__)
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **kwargs)
+        if (function in MADE and not given) or (function is torch.arange and kwargs.get("device") is None):
+            self.waits.on_host[result.data_ptr()] = result
+        return result
 
 
 class Waits(TorchDispatchMode):
     """Counts what would make the host wait for a device, were the tensors on one: `names` of the operations, in order.
 
     `item`, `float`, `bool`, `tolist`, `numpy`, `cpu`, `nonzero`, `unique`, `equal`, and indices that are masks (one
-    `nonzero` for each tensor indexed). Tensors that live on the host whatever the device are given as `on_host`; what
-    is computed of such tensors alone lives there, too.
+    `nonzero` for each tensor indexed); and copies to the device that are not said to be non-blocking. Tensors that live
+    on the host whatever the device are given as `on_host`; what is made without a device, or computed of such tensors
+    alone, lives there, too.
     """
 
     def __init__(self, on_host=()):
         super().__init__()
         self.on_host = {tensor.data_ptr(): tensor for tensor in on_host}  # held, so that no other takes the address
         self.names = []
+
+    def is_on_host(self, tensor):
+        return not torch._C._functorch.is_functorch_wrapped_tensor(tensor) and tensor.data_ptr() in self.on_host
 
     def __enter__(self):
         self.copies = _Copies(self)
@@ -67,7 +79,7 @@ class Waits(TorchDispatchMode):
             isinstance(index, torch.Tensor) and index.dtype == torch.bool
             for index in (args[1] if isinstance(args[1], (list, tuple)) else ())
         )
-        tensors = [argument for argument in args if isinstance(argument, torch.Tensor)]
+        tensors = [argument for argument in tree_leaves(args) if isinstance(argument, torch.Tensor)]
         here = bool(tensors) and all(tensor.data_ptr() in self.on_host for tensor in tensors)
         if masked or (name in READS and not here):
             self.names.append(name)
@@ -97,6 +109,10 @@ X = torch.tensor([1.0, 0.0, 2.0])
         (lambda: X.clone().index_put_((X > 0,), X[0]), ["index_put_"]),
         (lambda: X.masked_select(X > 0), ["masked_select"]),
         (lambda: torch.where(X > 0, X, 0.0), []),
+        (lambda: torch.tensor([1.0], device=X.device), ["tensor"]),
+        (lambda: X.new_tensor([1.0]), ["new_tensor"]),
+        (lambda: torch.tensor([1.0]).to(X.device), ["to"]),
+        (lambda: torch.tensor([1.0]).to(X.device, non_blocking=True), []),
     ],
 )
 def test_waits_are_counted(work, names):
@@ -137,6 +153,7 @@ BATCH = 32
 def work_of_an_iteration(config):
     """Of the fifth, when there is a memory to draw from."""
     trainer = Trainer(get_target(config.target), config)
+    trainer.look_every = 50  # as where the tensors are on a GPU
     trainer.train(4)
     calls = dict.fromkeys(("backbone", "rows", "generation", "destruction", "optimiser"), 0)
 
@@ -144,9 +161,7 @@ def work_of_an_iteration(config):
         calls[name] += number
 
     agent, optimisers = trainer.agent, trainer.optimisers.optimisers.values()
-    # Adam and the average count their steps on the host, on a GPU as well.
-    on_host = [state["step"] for optimiser in optimisers for state in optimiser.state.values()]
-    on_host.append(trainer.averaged.n_averaged)
+    on_host = [] if trainer.averaged is None else [trainer.averaged.n_averaged]  # on a GPU as well
     before = trainer.energy_calls, trainer.gradient_calls
     with ExitStack() as hooks:
 
@@ -199,15 +214,14 @@ def config_of(case, steps):
 # pass of the online networks, too. Reverse KL has one of each more, through the path, of which each policy's head reads
 # one.
 # Energies: one a new path; gradients: one a path that is followed. Remembered rows cost neither.
-# Waits: are the densities finite (of gradients too), are the loss and all gradients, are the rows to be remembered, and
-# where TorchRL's storage has written last; of reverse KL and TLM, which learn from some rows, which rows these are.
+# Waits: none. Whether densities, losses and gradients are finite is looked at every so often, outside of iterations.
 EXPECTED = {
-    ("recipe", 5): Work(13, 2 * 32 * 6, 7, 7, 3, 16, 0, waits=4),
-    ("recipe", 20): Work(43, 2 * 32 * 21, 22, 22, 3, 16, 0, waits=4),
-    ("generation only", 5): Work(6, 16 * 5 + 32 * 5, 6, 6, 2, 16, 0, waits=4),
-    ("generation only", 20): Work(21, 16 * 20 + 32 * 20, 21, 21, 2, 16, 0, waits=4),
-    ("reverse KL and TLM", 5): Work(9, 32 * 5 + 4 * 32 * 6, 8, 3, 3, 32, 32, waits=5),
-    ("reverse KL and TLM", 20): Work(24, 32 * 20 + 4 * 32 * 21, 23, 3, 3, 32, 32, waits=5),
+    ("recipe", 5): Work(13, 2 * 32 * 6, 7, 7, 3, 16, 0, waits=0),
+    ("recipe", 20): Work(43, 2 * 32 * 21, 22, 22, 3, 16, 0, waits=0),
+    ("generation only", 5): Work(6, 16 * 5 + 32 * 5, 6, 6, 2, 16, 0, waits=0),
+    ("generation only", 20): Work(21, 16 * 20 + 32 * 20, 21, 21, 2, 16, 0, waits=0),
+    ("reverse KL and TLM", 5): Work(9, 32 * 5 + 4 * 32 * 6, 8, 3, 3, 32, 32, waits=0),
+    ("reverse KL and TLM", 20): Work(24, 32 * 20 + 4 * 32 * 21, 23, 3, 3, 32, 32, waits=0),
 }
 
 
@@ -215,6 +229,58 @@ EXPECTED = {
 def test_an_iteration_does_no_more_than_it_did(case, steps):
     found, waits = work_of_an_iteration(config_of(case, steps))
     assert found == EXPECTED[case, steps], waits
+
+
+OTHERS = {
+    "loss priority": {"replay": {"priority": "loss", "beta": 1.0}},
+    "rank priority": {"replay": {"priority": "rank"}},
+    "importance weights": {"replay": {"priority": "importance_weight", "beta": 0.5}},
+    "stored paths": {"replay": {"contents": "path", "priority": "reward"}},
+    "log derivative and stored paths": {
+        "objective": "reverse_kl_log_derivative",
+        "destruction_objective": "tlm",
+        "replay": {"contents": "path"},
+        "exploration": {"scale": 1.5},
+    },
+    "maximum likelihood": {"objective": "maximum_likelihood", "destruction_objective": "vargrad"},
+    "state flow": {"objective": "sub_trajectory_balance"},
+    "score": {"agent": {"features": ["raw", "score"]}, "exploration": {"drift": 0.1}},
+    "Gaussian start": {"agent": {"reference": "variance_exploding"}},
+    "no target networks, no average": {"target_rate": 0.0, "average_decay": 0.0},
+    "one optimiser in double precision": {"single_optimiser": True, "dtype": "float64"},
+    "tempered": {"exploration": {"inverse_temperature": 0.5}},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_no_iteration_waits(name):
+    values = {**RECIPE, "steps": 3, "iterations": 20}
+    for field, value in OTHERS[name].items():
+        values[field] = {**values.get(field, {}), **value} if isinstance(value, dict) else value
+    _, waits = work_of_an_iteration(TrainConfig.from_dict(values))
+    assert waits == []
+
+
+@pytest.mark.parametrize("objectives", [{}, {"destruction_objective": "tlm"}])
+def test_no_iteration_on_data_waits(objectives):
+    values = {"target": "two-moons", "steps": 3, "batch_size": BATCH, "iterations": 20, "agent": {"width": 16}}
+    _, waits = work_of_an_iteration(TrainConfig.from_dict(values | objectives))
+    assert waits == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES)
+def test_a_gpu_is_not_waited_for(case):
+    """As its driver tells, which sees what is only counted here."""
+    config = replace(config_of(case, 5), device="cuda")
+    trainer = Trainer(get_target(config.target), config)
+    trainer.train(4)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.look()
 
 
 def test_more_work_is_noticed(monkeypatch):
@@ -251,16 +317,18 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def work_of_many(number):
+def work_of_many(number, shares=(0.5,)):
     """Computing operations and waits of the fifth iteration of so many runs together."""
     config = config_of("recipe", 5)
-    runs = ManyRuns(get_target("gmm25"), [replace(config, seed=seed) for seed in range(number)])
+    configs = [
+        replace(config, seed=seed, replay=replace(config.replay, share=shares[seed % len(shares)]))
+        for seed in range(number)
+    ]
+    runs = ManyRuns(get_target("gmm25"), configs)
+    for trainer in runs.trainers:
+        trainer.look_every = 50  # as on a GPU
     runs.train(4)
-    on_host = [state["step"] for state in runs.trainers[0].optimisers.optimisers["log_z"].state.values()]
-    with (
-        Operations() as operations,
-        Waits([*on_host, *(trainer.averaged.n_averaged for trainer in runs.trainers)]) as waits,
-    ):
+    with Operations() as operations, Waits([trainer.averaged.n_averaged for trainer in runs.trainers]) as waits:
         runs.step()
     return operations.count, waits.names
 
@@ -269,4 +337,8 @@ def test_one_run_more_takes_hardly_more_operations_and_no_wait():
     """It costs its random numbers (noise of 2T steps, two draws) and a few notes; everything else is shared."""
     (two, waits), (six, same) = work_of_many(2), work_of_many(6)
     assert (six - two) / 4 <= 2 * 5 + 2 + 8, (two, six)
-    assert waits == same and len(waits) == 4, waits  # densities, updates, new rows; and the steps of Adam
+    assert waits == same == []
+
+
+def test_runs_that_draw_other_numbers_of_rows_wait_no_more_than_others():
+    assert work_of_many(4, shares=(0.5, 0.25))[1] == []

@@ -172,6 +172,34 @@ def test_only_the_run_whose_loss_is_not_finite_skips_an_update(settings, changes
         assert_equal_runs(alone(config, callback=SpoilOnce(2) if config.seed == 1 else None), trainer)
 
 
+class BreaksOnce(HalfPlane):
+    """Not a number for the first two states of one call."""
+
+    calls = 0
+
+    def log_prob(self, x):
+        self.calls += 1
+        return torch.where(torch.arange(len(x)) < (2 if self.calls == 3 else 0), math.nan, super().log_prob(x))
+
+
+def test_a_density_that_breaks_is_told_at_the_next_look(settings):
+    configs = configs_of(settings, seeds=2, anchors={"share": 0.0})
+    runs = ManyRuns(BreaksOnce(edge=-1.0), configs)
+    for trainer in runs.trainers:
+        trainer.look_every = 4
+    with pytest.raises(InputError, match=r"'half-plane': log_prob is nan for 2 of \d+ states"):
+        runs.train(6)
+    assert runs.iteration == 4
+    assert [trainer.skipped for trainer in runs.trainers] == [1, 0]  # the third call is of the first iteration
+    for trainer in runs.trainers:
+        assert all(value.isfinite().all() for value in trainer.state_dict()["agent"].values())
+        assert trainer.replay.state_dict()["state"].isfinite().all()
+        drawn = trainer.replay.probabilities > 0
+        assert trainer.replay.state_dict()["log_reward"][drawn].isfinite().all()
+    runs.train(6)
+    assert runs.iteration == 6
+
+
 def test_a_run_goes_on_alone_and_all_go_on_together(settings):
     configs = configs_of(settings)
     runs = ManyRuns(get_target("gmm25"), configs)

@@ -365,10 +365,39 @@ def test_anchors_from_a_file(dtype, tiny, tmp_path):
     assert trainer.gradient_calls == 0
 
 
+@pytest.mark.parametrize("contents", ["terminal", "path"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize(("generation", "destruction"), [("vargrad", "tlm"), ("reverse_kl_log_derivative", "tlm")])
+def test_the_trainer_knows_where_rows_of_each_kind_lie(contents, share, generation, destruction, tiny):
+    config = tiny(
+        objective=generation,
+        destruction_objective=destruction,
+        replay={"contents": contents, "share": share, "priority": "loss"},
+        exploration={"scale": 1.5, "until": 0.5},
+        batch_size=20,
+    )
+    trainer = make(config)
+    for _ in range(config.iterations):
+        trainer.train(until=trainer.iteration + 1)
+        mixed = trainer._mix(trainer.iteration / config.iterations)
+        origin = mixed.batch["origin"]
+        for rows, mask in (
+            ("any", origin >= 0),
+            ("on_policy", origin == Origin.ON_POLICY),
+            ("destroyed", origin >= Origin.REPLAY),
+        ):
+            expected = torch.zeros(20, dtype=torch.bool)
+            expected[mixed.places[rows]] = True
+            assert torch.equal(expected, mask), rows
+        places = trainer.objective(mixed.batch, mixed.places)
+        looked_up = trainer.objective(mixed.batch)
+        torch.testing.assert_close(places.to_dict(), looked_up.to_dict())
+
+
 # One update -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_update_that_is_not_finite_changes_nothing(tiny):
+def test_an_update_that_is_not_finite_moves_no_parameter(tiny):
     calls = 0
 
     def sometimes_huge(x):
@@ -382,7 +411,9 @@ def test_an_update_that_is_not_finite_changes_nothing(tiny):
     trainer.train(until=3)
     after = snapshot(trainer.state_dict())
     assert (trainer.skipped, trainer.iteration) == (1, 3)
-    assert changed(before, after) == {"/random/torch"}
+    # What follows the parameters goes on towards where they are.
+    moved = {name for name in changed(before, after) if not name.startswith(("/target_networks/", "/averaged/"))}
+    assert moved == {"/random/torch"}
     trainer.train(until=4)
     assert trainer.skipped == 1
     last = changed(after, snapshot(trainer.state_dict()))
@@ -412,6 +443,86 @@ def test_without_average_the_last_agent_is_evaluated(tiny):
     trainer = make(tiny(average_decay=0.0, target_rate=0.0))
     assert trainer.evaluated_agent is trainer.agent
     assert trainer.state_dict()["averaged"] is None and trainer.state_dict()["target_networks"] is None
+
+
+# Looking now and then -------------------------------------------------------------------------------------------------
+
+
+class Breaks:
+    """A normal density that is not a number for some states, in some calls."""
+
+    def __init__(self, calls):
+        self.bad = calls
+        self.calls = 0
+
+    def __call__(self, x):
+        self.calls += 1
+        wrong = torch.arange(len(x)) < (2 if self.calls in self.bad else 0)
+        return torch.where(wrong, math.nan, normal(x))
+
+
+BROKEN = r"log_prob is nan for 4 of 40 states, first at x = .*; expected finite values \(or -inf outside the support\)"
+ONLY_OWN = {"anchors": {"share": 0.0}}  # the density is called once to prepare, and once an iteration
+
+
+def assert_nothing_bad(trainer):
+    assert all(value.isfinite().all() for value in trainer.agent.state_dict().values())
+    assert all(value.isfinite().all() for value in trainer.averaged.state_dict().values())
+    rows = trainer.replay.state_dict()
+    drawn = trainer.replay.probabilities > 0
+    assert rows["state"].isfinite().all() and rows["log_reward"][drawn].isfinite().all()
+    assert len(trainer.replay) == drawn.sum() == trainer.replay.filled - 4
+
+
+@pytest.mark.parametrize("look_every", [1, 4])
+def test_a_density_that_breaks_is_told_at_the_next_look(look_every, tiny):
+    """Between two looks nothing is learned from it, and nothing of it is drawn."""
+    seen = []
+
+    class Count(Callback):
+        def on_iteration(self, trainer, losses):
+            seen.append(trainer.iteration)
+
+    density = Breaks({3, 4})  # in iterations 2 and 3
+    trainer = make(tiny(**ONLY_OWN), CallableTarget(density, 2), callbacks=[Count()])
+    trainer.look_every = look_every
+    with pytest.raises(InputError, match=BROKEN if look_every > 1 else "nan for 2 of 8 states"):
+        trainer.train()
+    assert seen == list(range(1, 4 if look_every > 1 else 2))
+    if look_every > 1:
+        assert trainer.skipped == 2 and density.calls == 5
+        assert_nothing_bad(trainer)
+        trainer.train()  # told once
+        assert trainer.iteration == 12
+
+
+def test_what_is_saved_was_looked_at(tiny):
+    trainer = make(tiny(**ONLY_OWN), CallableTarget(Breaks({3, 4}), 2))
+    trainer.look_every = 50
+    trainer.prepare()
+    for _ in range(4):
+        trainer.step()
+    with pytest.raises(InputError, match=BROKEN):
+        trainer.state_dict()
+    assert_nothing_bad(trainer)
+
+
+def test_the_end_of_a_training_is_looked_at(tiny):
+    trainer = make(tiny(iterations=3, **ONLY_OWN), CallableTarget(Breaks({3, 4}), 2))
+    trainer.look_every = 50
+    with pytest.raises(InputError, match="nan for 4 of 32 states"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("memory", [{}, {"priority": "rank", "beta": 1.0}, {"priority": "importance_weight"}])
+def test_when_it_is_looked_makes_no_difference_to_the_training(memory, tiny):
+    found = []
+    for look_every in (1, 5):
+        trainer = make(tiny(replay=memory, local_search=SEARCHES["mala"]), CallableTarget(half_space, 2))
+        trainer.look_every = look_every
+        trainer.train()
+        found.append(snapshot(trainer.state_dict()))
+    assert changed(*found) == set()
 
 
 # Optimisers -----------------------------------------------------------------------------------------------------------
@@ -505,7 +616,7 @@ def test_a_single_optimiser_owns_both_policies(name, tiny):
 def test_a_single_optimiser_clips_the_joint_gradient_and_differs_in_nothing_else(tiny):
     agent, optimisers = optimisers_of(tiny, single=True, clip_norm=2.0)
     policies = [p for p in agent.parameters() if p is not agent.log_z]
-    assert optimisers.step(1e4 * sum(p.sum() for p in agent.parameters()))
+    optimisers.step(1e4 * sum(p.sum() for p in agent.parameters()))
     assert torch.cat([p.grad.flatten() for p in policies]).norm().item() == pytest.approx(2.0, rel=1e-4)
 
     def trained(single, clip_norm):
@@ -527,7 +638,7 @@ def test_gradients_are_clipped_for_each_optimiser_alone(tiny):
     def norm(parameters):
         return torch.cat([p.grad.flatten() for p in parameters]).norm().item()
 
-    assert optimisers.step(loss)
+    optimisers.step(loss)
     assert norm(generation) == pytest.approx(2.0, rel=1e-4)
     size = sum(p.numel() for p in destruction)
     assert norm(destruction) == pytest.approx(1e-4 * math.sqrt(size), rel=1e-4)  # not touched by the others' clipping
@@ -535,16 +646,54 @@ def test_gradients_are_clipped_for_each_optimiser_alone(tiny):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_skips_the_step(bad, tiny):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_update_whose_gradient_is_not_finite_is_left_out(bad, dtype, tiny):
     """Also where the loss itself is fine, and for every optimiser: half an update is none."""
     agent, optimisers = optimisers_of(tiny)
+    agent.to(dtype)
+
+    def step():
+        optimisers.step(agent.log_z + sum(p.sum() for p in agent.parameters()))
+        return int(optimisers.skipped), int(optimisers.skipped_in_a_row)
+
+    for row in (1, 2):
+        before = snapshot(agent.state_dict())
+        assert step() == (row - 1, 0)
+        assert len(changed(before, agent.state_dict())) == len(list(agent.parameters()))
+        after = snapshot({"agent": agent.state_dict(), "adam": optimisers.state_dict()["optimisers"]})
+
+        hook = agent.log_z.register_hook(lambda gradient: gradient * bad)
+        assert step() == (row, 1)
+        hook.remove()
+        last = {"agent": agent.state_dict(), "adam": optimisers.state_dict()["optimisers"]}
+        assert changed(after, last) == set()
+
+
+def test_parameters_without_a_gradient_stay(tiny):
+    agent, optimisers = optimisers_of(tiny)
     before = snapshot(agent.state_dict())
-    hook = agent.log_z.register_hook(lambda gradient: gradient * bad)
-    assert not optimisers.step(agent.log_z + sum(p.sum() for p in agent.parameters()))
-    assert changed(before, agent.state_dict()) == set()
-    hook.remove()
-    assert optimisers.step(agent.log_z + sum(p.sum() for p in agent.parameters()))
-    assert len(changed(before, agent.state_dict())) == len(list(agent.parameters()))
+    optimisers.step(2.0 * agent.log_z)
+    assert changed(before, agent.state_dict()) == {"/log_z"}
+
+
+def test_a_state_saved_without_the_fused_kernel_is_taken_over(tiny):
+    def step(optimisers, agent):
+        optimisers.step(sum(p.square().sum() for p in agent.parameters()))
+
+    (agent, optimisers), (other, restored) = optimisers_of(tiny), optimisers_of(tiny)
+    step(optimisers, agent)
+    saved = optimisers.state_dict()
+    for adam in saved["optimisers"].values():
+        for group in adam["param_groups"]:
+            group |= {"fused": False, "foreach": True}
+        for state in adam["state"].values():
+            state["step"] = state["step"].cpu()
+    other.load_state_dict(agent.state_dict())
+    restored.load_state_dict(saved)
+    for each in ((optimisers, agent), (restored, other)):
+        step(*each)
+    assert changed(agent.state_dict(), other.state_dict()) == set()
+    assert all(group["fused"] for adam in restored.optimisers.values() for group in adam.param_groups)
 
 
 # Support --------------------------------------------------------------------------------------------------------------
@@ -567,7 +716,11 @@ def test_states_outside_the_support_count_as_the_floor(objective, tiny):
     rewards = torch.cat(seen)
     assert (rewards == -1e4).any() and rewards.min() == -1e4
     assert trainer.skipped == 0
-    assert (trainer.replay.state_dict()["state"][:, 0] > 0).all()
+    rows = trainer.replay.state_dict()
+    inside = rows["state"][:, 0] > 0
+    assert len(trainer.replay) == inside.sum() < trainer.replay.filled == 16 + 5 * 8
+    torch.testing.assert_close(rows["log_reward"], torch.where(inside, normal(rows["state"]), -math.inf))
+    assert torch.equal(trainer.replay.probabilities > 0, inside)
     assert evaluate_run(trainer, samples=100)["elbo"] == -math.inf  # the floor is not used there
 
 

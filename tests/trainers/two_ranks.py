@@ -66,9 +66,10 @@ def share_batches(joint: Trainer, alone: Trainer) -> None:
     joint.memory = alone.memory
     joint.recording = None  # which would be of all rows
     mix, rank = joint._mix, joint.ranks.rank
-    joint._mix = lambda progress: (mixed := mix(progress))._replace(batch=rows_of(mixed.batch, rank))
+    joint._mix = lambda progress: (mixed := mix(progress))._replace(batch=rows_of(mixed.batch, rank), places=None)
     joint._remember = lambda *_: None
     if joint.data is not None:
+        type(joint.data).places = None  # rows of each kind lie elsewhere than it knows
         draw = joint.data.draw
         joint.data.config, joint.data.generated = joint.config, alone.data.generated
         joint.data.draw = lambda: rows_of(draw(), rank)

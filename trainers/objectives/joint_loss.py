@@ -28,7 +28,7 @@ from ...buffers.context_groups import context_keys
 from ...envs.errors import InputError
 from ..ranks import ALONE, Ranks
 from .context_centre import context_groups
-from .path_objective import PathObjective, PathTerms
+from .path_objective import PathObjective, PathTerms, Rows
 from .residual import Residual, weighted_mean
 
 __all__ = ["SIDES", "JointLoss"]
@@ -143,20 +143,32 @@ class JointLoss(LossModule):
         self.on_policy_share = 1.0 if all(on_policy) else 0.5 if any(on_policy) else 0.0
         self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
 
-    def forward(self, tensordict: TensorDictBase, recording: Recording | None = None) -> TensorDict:
-        """Losses of a batch of trajectories (class docstring), and of the `recording` of all of them, if there is one.
+    def forward(
+        self,
+        tensordict: TensorDictBase,
+        places: Mapping[Rows, slice] | None = None,
+        recording: Recording | None = None,
+    ) -> TensorDict:
+        """Losses of a batch of trajectories (class docstring).
+
+        Args:
+            tensordict: the trajectories.
+            places: where the rows of each kind lie, from who has put them there. Otherwise they are looked up by their
+                `origin`, and the host waits for that.
+            recording: what the rollouts of all of them have computed, with the parameters as they are.
 
         Raises:
-            InputError: for a recording of other parameters than the agent now has.
+            InputError: for a recording of parameters that have changed since.
         """
         lagging = self.target_agent_params if self.use_targets else None
-        return self.with_parameters(tensordict, self.agent_params, lagging, recording)
+        return self.with_parameters(tensordict, self.agent_params, lagging, places, recording)
 
     def with_parameters(
         self,
         tensordict: TensorDictBase,
         parameters: TensorDictBase,
         lagging_parameters: TensorDictBase | None,
+        places: Mapping[Rows, slice] | None = None,
         recording: Recording | None = None,
     ) -> TensorDict:
         """What `forward` gives, with these parameters of the agent and of its target networks in place of its own."""
@@ -192,7 +204,7 @@ class JointLoss(LossModule):
         log_ratio = now.log_ratio
         losses = {name: torch.zeros_like(log_ratio[:1].sum()) for name in self.out_keys[:-1]}
         for policy, objective in self.objectives.items():
-            rows = _allowed(objective, paths)
+            rows = _allowed(objective, paths, places)
             given = terms[policy] if rows is None else terms[policy].of_rows(rows)
             if policy == "generation" and objective.follows_paths and len(given.initial):
                 others = lagging_parameters if self._lags("generation") else None
@@ -291,10 +303,14 @@ def _read(paths: TensorDictBase) -> dict[str, Tensor]:
     return {key: paths[key] for key in ("state", "score", "context") if paths.get(key, None) is not None}
 
 
-def _allowed(objective: PathObjective, paths: TensorDictBase) -> Tensor | None:
+def _allowed(
+    objective: PathObjective, paths: TensorDictBase, places: Mapping[Rows, slice] | None
+) -> Tensor | slice | None:
     """Positions of the rows that an objective may learn from; None for all."""
     if objective.rows == "any":
         return None
+    if places is not None:
+        return places[objective.rows]
     origin = paths.get("origin", None)
     if origin is None:
         raise InputError(

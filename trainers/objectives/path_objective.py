@@ -65,8 +65,8 @@ class PathTerms:
         log_flow = torch.cat([first, self.log_flow, self.log_reward.unsqueeze(-1)], dim=-1)  # [B, T+1]
         return log_flow[:, :-1] + self.generation - log_flow[:, 1:] - self.destruction
 
-    def of_rows(self, rows: Tensor) -> "PathTerms":
-        """The terms of some rows, given by their positions, or by a mask `[B]`."""
+    def of_rows(self, rows: Tensor | slice) -> "PathTerms":
+        """The terms of some rows, given by their positions, as a slice, or by a mask `[B]`."""
         return replace(
             self,
             initial=self.initial[rows],

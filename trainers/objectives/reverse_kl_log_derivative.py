@@ -37,7 +37,7 @@ class ReverseKLLogDerivative(PathObjective):
         """The surrogate whose gradient it is, shifted to the value E[D] + log Z."""
         log_ratio = terms.log_ratio.detach()
         if terms.group is None:
-            n, center = log_ratio.new_tensor(log_ratio.shape[0]), weighted_mean(log_ratio, terms.weight)
+            n, center = log_ratio.new_full((), log_ratio.shape[0]), weighted_mean(log_ratio, terms.weight)
         else:
             n, center = group_sizes(terms.group).to(log_ratio), group_mean(log_ratio, terms.weight, terms.group)
         n = n.clamp_min(2)

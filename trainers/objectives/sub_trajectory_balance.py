@@ -55,6 +55,6 @@ class SubTrajectoryBalance(PathObjective):
         # Flows telescope: the residual of a part is the sum of the residuals of its steps.
         total = torch.nn.functional.pad(terms.step_residuals.cumsum(-1), (1, 0))  # [B, T+1]
         first, last = torch.triu_indices(steps + 1, steps + 1, offset=1, device=total.device)
-        weight = self.length_weights(steps).to(total)[last - first - 1]  # one for each part
+        weight = self.length_weights(steps).to(total, non_blocking=True)[last - first - 1]  # one for each part
         parts = terms.residual(total[:, last] - total[:, first])  # [B, T(T+1)/2]
         return weighted_mean((parts * (weight / weight.sum())).sum(-1), terms.weight)
