@@ -180,7 +180,7 @@ class Agent(Policies):
         context_embedding: Tensor | None = None,
         kept: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor]:
-        """Features `[n, dim, F]` and hidden vectors `[n, width]` of states with coordinates `u` `[n, dim]`; see above."""
+        """Features `[n, dim, F]` and hidden vectors `[n, width]` of states with coordinates `u` `[n, dim]`."""
         features = self.features(u, score)
         for place in kept[:1]:
             place.copy_(features.flatten(1).T)
@@ -388,10 +388,10 @@ class Agent(Policies):
             else:
                 hidden_generation = steps_of(hidden, slice(steps))
                 hidden_destruction = steps_of(hidden, slice(1 + first, None))
-            if trunk == "generation":
-                hidden_destruction = hidden_destruction.detach()
-            elif trunk == "destruction":
-                hidden_generation = hidden_generation.detach()
+                if trunk == "generation":
+                    hidden_destruction = hidden_destruction.detach()
+                else:
+                    hidden_generation = hidden_generation.detach()
         else:
             if generates:
                 hidden_generation = self.backbone(features[:, :steps], slice(start, stop), None, embedding)

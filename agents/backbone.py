@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,10 @@ class Backbone(nn.Module):
         )
         self.width = width
 
+    def hidden_layers(self) -> list[HiddenLinear]:
+        """The layers between the embedding and the heads, `depth` − 1 of them."""
+        return cast(list[HiddenLinear], list(self.layers))
+
     def time_embedding(self) -> Tensor:
         """Embedding of every grid point, `[T+1, width]`."""
         return self.embed_time(self.time_waves)
@@ -101,6 +106,6 @@ class Backbone(nn.Module):
             return after
 
         hidden = activated(embedded)
-        for layer in self.layers:
+        for layer in self.hidden_layers():
             hidden = activated(layer.of_columns(hidden))
         return hidden.movedim(-1, 0)

@@ -108,7 +108,7 @@ class Recording:
             context: `backbone.context_embedding` of the contexts, `[B, 1, width]`; None without.
         """
         weights = [backbone.embed_state.weight, backbone.embed_state.bias + backbone.time_embedding()]
-        for layer in backbone.layers:
+        for layer in backbone.hidden_layers():
             weights += [layer.weight, layer.bias]
         parts = [part for layer in self.layers for part in layer]
         return _Recorded.apply(backbone, context, len(weights), *weights, self.features, *parts).movedim(-1, 0)
@@ -128,9 +128,10 @@ class _Recorded(torch.autograd.Function):
         tensors = ctx.saved_tensors
         weights, features, parts = tensors[: ctx.count], tensors[ctx.count], tensors[ctx.count + 1 :]
         of_layers: list[Tensor] = []
+        layers = ctx.backbone.hidden_layers()
         gradient = torch.ops.aten.gelu_backward(gradient, parts[-2])
         for number in range(len(parts) // 2 - 1, 0, -1):
-            layer = ctx.backbone.layers[number - 1]
+            layer = layers[number - 1]
             of_layers[:0] = [layer.product(gradient, parts[2 * number - 1].mT).sum(0), gradient.sum((0, 2))]
             gradient = layer.product(weights[2 * number].T.expand(len(gradient), -1, -1), gradient)
             gradient = torch.ops.aten.gelu_backward(gradient, parts[2 * number - 2])

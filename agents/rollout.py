@@ -91,6 +91,7 @@ class _Visits:
 def generate_step(
     agent: "Agent",
     state: Tensor,
+    u: Tensor,
     k: int | Tensor,
     score: Tensor | None,
     table: Tensor,
@@ -99,13 +100,14 @@ def generate_step(
     widening: tuple[float | Tensor, float | Tensor, float] | Tensor | None = None,
     slope: Tensor | None = None,
     kept: Sequence[Tensor] = (),
-) -> Tensor:
-    """x_{k+1} of states x_k `[n, dim]`, from standard normal `noise` `[n, dim]`; embeddings as in `generation_step`.
+) -> tuple[Tensor, Tensor]:
+    """x_{k+1} and its coordinates, of states x_k `[n, dim]` with coordinates `u`, from as much standard normal `noise`.
+
+    Embeddings and `kept` are as in `Agent.generation_step`.
 
     `widening` holds the scale, added and drift of `Agent.generate`, and `slope` the score that is drifted along. A step
     k that is a tensor `[1]` is that of all states, and makes no difference to what is compiled.
     """
-    u = agent.space.coordinates(state)
     mean, log_variance = agent.generation_step(state, k, score, table, embedding, u, kept)
     std = (0.5 * log_variance).exp()
     if widening is not None:
@@ -121,15 +123,15 @@ def generate_step(
 def destroy_step(
     agent: "Agent",
     state: Tensor,
+    u: Tensor,
     k: int | Tensor,
     score: Tensor | None,
     table: Tensor | None,
     embedding: Tensor | None,
     noise: Tensor,
     kept: Sequence[Tensor] = (),
-) -> Tensor:
-    """x_{k−1} of states x_k `[n, dim]`, from standard normal `noise` `[n, dim]`; see `generate_step`."""
-    u = agent.space.coordinates(state)
+) -> tuple[Tensor, Tensor]:
+    """x_{k−1} and its coordinates, of states x_k `[n, dim]`; see `generate_step`."""
     mean, log_variance = agent.destruction_step(state, k, score, table, embedding, u, kept)
     std = (0.5 * log_variance).exp()
     return agent.space.moved_to(torch.addcmul(mean, std.expand_as(mean), noise), state, u, k)
@@ -137,22 +139,20 @@ def destroy_step(
 
 def look_step(
     agent: "Agent",
-    state: Tensor,
+    u: Tensor,
     k: int | Tensor,
     score: Tensor | None,
     table: Tensor,
     embedding: Tensor | None,
     kept: Sequence[Tensor],
 ) -> Tensor:
-    """Keeps what the trunk computes of states `[n, dim]` from which no step is taken; gives their coordinates."""
-    u = agent.space.coordinates(state)
-    agent.seen(agent.backbone, u, k, score, table, embedding, kept)
-    return u
+    """Keeps what the trunk computes of states with coordinates `u` `[n, dim]`, from which no step is taken."""
+    return agent.seen(agent.backbone, u, k, score, table, embedding, kept)[1]
 
 
 def _look_at(
     agent: "Agent",
-    state: Tensor,
+    u: Tensor,
     k: int,
     points: Tensor,
     score: Tensor | None,
@@ -160,11 +160,11 @@ def _look_at(
     embedding: Tensor | None,
     recording: Recording,
 ) -> None:
-    """The last state of a recorded rollout, which the loss reads, too."""
+    """The last states of a recorded rollout, which the loss reads, too."""
     if agent.compiled:
-        _compiled_step(agent, look_step)(agent, state, points[k : k + 1], score, table, embedding, recording.at(k))
+        _compiled_step(agent, look_step)(agent, u, points[k : k + 1], score, table, embedding, recording.at(k))
     else:
-        look_step(agent, state, k, score, table, embedding, recording.at(k))
+        look_step(agent, u, k, score, table, embedding, recording.at(k))
 
 
 def _begin(recording: Recording | None, agent: "Agent", n: int, first: int, *, differentiable: bool = False) -> None:
@@ -184,15 +184,16 @@ def _noise(state: Tensor) -> Tensor:
     return torch.randn(state.shape, dtype=state.dtype, device=state.device)
 
 
-def _compiled_step(agent: "Agent", function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _compiled_step(agent: "Agent", function: Callable[..., Any]) -> Callable[..., Any]:
     """One of the steps above, compiled as the agent says; what it returns stays as it is."""
     step = compiled(function, dynamic=True, cuda_graphs=agent.cuda_graphs)
     if not agent.cuda_graphs:
         return step
 
-    def replayed(*args: Any) -> Tensor:
-        begin_graphs()  # one graph for all steps of a rollout: its result is written over by the next
-        return step(*args).clone()
+    def replayed(*args: Any) -> tuple[Tensor, Tensor]:
+        begin_graphs()  # one graph for all steps of a rollout: its results are written over by the next
+        state, u = step(*args)
+        return state.clone(), u.clone()
 
     return replayed
 
@@ -234,6 +235,7 @@ def rollout_generation(
     with torch.set_grad_enabled(differentiable):
         visits = _Visits(agent, density, conditions, first)
         state = rows_innermost(agent.initial_state(n) if start is None else start)
+        u = agent.space.coordinates(state)
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
         of_numbers = not isinstance(scale, Tensor) and not isinstance(added, Tensor)
         widened = None if of_numbers and (scale, added, drift) == (1.0, 0.0, 0.0) else (scale, added, drift)
@@ -253,12 +255,13 @@ def rollout_generation(
             kept = () if recording is None else recording.at(k)
             if agent.compiled and not differentiable:
                 step = _compiled_step(agent, generate_step)
-                state = step(agent, state, points[k : k + 1], score, table, embedding, drawn, widening, slope, kept)
+                point = points[k : k + 1]
+                state, u = step(agent, state, u, point, score, table, embedding, drawn, widening, slope, kept)
             else:
-                state = generate_step(agent, state, k, score, table, embedding, drawn, widened, slope, kept)
+                state, u = generate_step(agent, state, u, k, score, table, embedding, drawn, widened, slope, kept)
         score = visits.add(state)
         if recording is not None:
-            _look_at(agent, state, agent.steps, points, score, table, embedding, recording)
+            _look_at(agent, u, agent.steps, points, score, table, embedding, recording)
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
 
@@ -294,19 +297,20 @@ def rollout_destruction(
         table = agent.destruction_trunk.time_embedding() if agent.destruction.reads_state else None
         embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.reads_state else None
         state = rows_innermost(x)
+        u = agent.space.coordinates(state)
         points = torch.arange(agent.steps + 1, device=state.device)
         for k in range(agent.steps, first, -1):
             score = visits.add(state)
             if log_reward is None and density is not None:
-                log_reward = density(x, *conditions) if visits.value is None else visits.value
+                log_reward = density(x.contiguous(), *conditions) if visits.value is None else visits.value
             drawn = _noise(state) if noise is None else noise[agent.steps - k]
             kept = () if recording is None else recording.at(k)
             if agent.compiled:
                 step = _compiled_step(agent, destroy_step)
-                state = step(agent, state, points[k : k + 1], score, table, embedding, drawn, kept)
+                state, u = step(agent, state, u, points[k : k + 1], score, table, embedding, drawn, kept)
             else:
-                state = destroy_step(agent, state, k, score, table, embedding, drawn, kept)
+                state, u = destroy_step(agent, state, u, k, score, table, embedding, drawn, kept)
         score = visits.add(state)
         if recording is not None and table is not None:
-            _look_at(agent, state, 0, points, score, table, embedding, recording)
+            _look_at(agent, u, 0, points, score, table, embedding, recording)
         return visits.trajectory(log_reward, context, reverse=True)

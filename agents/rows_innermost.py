@@ -44,7 +44,7 @@ def cat_trajectories(parts: Sequence[TensorDict]) -> TensorDict:
         >>> cat_trajectories(parts)["state"].stride()
         (1, 6, 3)
     """
-    columns = {name: cat_rows([part[name] for part in parts]) for name in parts[0].keys()}
+    columns = {name: cat_rows([part[name] for part in parts]) for name in list(parts[0].keys())}
     return TensorDict(columns, batch_size=[sum(len(part) for part in parts)])
 
 

@@ -219,7 +219,7 @@ def difference(trainer: Trainer, seed: int = 0) -> tuple[float, float]:
 
 
 def medians(works: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Median processor seconds of each piece of work, in turns of a few, so that caches hold its own data as they would."""
+    """Median processor seconds of each piece of work, in turns of four, of which the first brings its data back."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(turns + 1):
         for name, work in works.items():

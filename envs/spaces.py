@@ -60,11 +60,21 @@ class Continuous:
         """State whose coordinates are those of `state` plus `action`, `[..., dim]`; here `step` does not matter."""
         return self.from_coordinates(self.coordinates(state) + action)
 
-    def moved_to(self, u: Tensor, state: Tensor, known: Tensor, step: int | Tensor) -> Tensor:
-        """`transition` of a `state` with `known` coordinates by the action that leads to the coordinates `u`."""
-        if type(self).transition is not Continuous.transition:
-            return self.transition(state, u - known, step)
-        return self.from_coordinates(u)
+    def moved_to(self, u: Tensor, state: Tensor, known: Tensor, step: int | Tensor) -> tuple[Tensor, Tensor]:
+        """`transition` of a `state` with `known` coordinates by the action that leads to the coordinates `u`.
+
+        Returns:
+            The state and its coordinates.
+        """
+        if type(self).transition is Continuous.transition:
+            u = self.held(u)
+            return self.from_coordinates(u), u
+        moved = self.transition(state, u - known, step)
+        return moved, self.coordinates(moved)
+
+    def held(self, u: Tensor) -> Tensor:
+        """The coordinates, where there is a state that has them, or those of the one next to it; here all are."""
+        return u
 
     def coordinates(self, state: Tensor) -> Tensor:
         """The coordinates u in which an action is an increment, `[..., dim]`; here the state itself."""
@@ -141,7 +151,11 @@ class Compressed(Continuous):
 
     def from_coordinates(self, u: Tensor) -> Tensor:
         """x = L · sinh(u / L), `[..., dim]`; held where sinh would overflow."""
-        return self.length * torch.sinh((u / self.length).clamp(-_FARTHEST, _FARTHEST))
+        return self.length * torch.sinh(self.held(u) / self.length)
+
+    def held(self, u: Tensor) -> Tensor:
+        """The coordinates, no farther out than where sinh would overflow, `[..., dim]`."""
+        return u.clamp(-_FARTHEST * self.length, _FARTHEST * self.length)
 
     def log_volume(self, state: Tensor) -> Tensor:
         """Σ ½ log(1 + (x/L)²), `[..., dim] -> [...]`."""

@@ -41,6 +41,7 @@ from .callbacks import Callback
 from .config import TrainConfig
 from .data_batches import DataBatches, checked
 from .evaluation import check_agent
+from .freed_memory import keep_freed_memory
 from .matched_grid import with_matched_grid
 from .memory import Memory, Remembered
 from .new_paths import NewPaths
@@ -113,6 +114,7 @@ class Trainer:
             target.require_sample("training without a log density")
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        keep_freed_memory()
         torch.manual_seed(config.seed)
         self.ranks = ranks
         self.config = config = suited_config(config, target, agent, has_anchors=anchors is not None)

@@ -209,10 +209,10 @@ def config_of(case, steps):
     return TrainConfig.from_dict({**RECIPE, **changes, "agent": agent, "steps": steps, "iterations": 20})
 
 
-# Backbone calls: one a state of each rollout (generation; destruction where it is learned), of which the loss makes use,
-# and one pass of the target networks over all T + 1 states. Where rollouts are not recorded, one a step of each, and a
-# pass of the online networks, too. Reverse KL has one of each more, through the path, of which each policy's head reads
-# one.
+# Backbone calls: one a state of each rollout (generation; destruction where it is learned), which the loss makes use
+# of, and one pass of the target networks over all T + 1 states. Where rollouts are not recorded, one a step of each,
+# and a pass of the online networks, too. Reverse KL has one of each more, through the path, of which each policy's head
+# reads one.
 # Energies: one a new path; gradients: one a path that is followed. Remembered rows cost neither.
 # Waits: none. Whether densities, losses and gradients are finite is looked at every so often, outside of iterations.
 EXPECTED = {

@@ -14,13 +14,14 @@ backbone is trained by both, or by one. Source: arXiv 2506.01541, section on joi
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import ClassVar, ParamSpec, TypeVar
+from typing import ClassVar, ParamSpec, TypeVar, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor
 from torchrl.objectives import LossModule
 
+from ...agents.agent import Agent
 from ...agents.compilation import begin_graphs, compiled
 from ...agents.policies import PathLogProbs, Policies
 from ...agents.recording import Recording
@@ -180,7 +181,7 @@ class JointLoss(LossModule):
             log_z = self.agent.log_z_given(paths.get("context", None))
             # There is nothing to learn in coordinates and features: computed once for all passes.
             if recording is not None:
-                recording.check(self.agent.backbone)
+                recording.check(cast(Agent, self.agent).backbone)
             u, features, online = self._pass(online_pass)(self.agent, read, self.trunk, recording)
             log_flow = None
             if self.needs_flow and features is not None:
@@ -286,7 +287,8 @@ def online_pass(
     u = agent.space.coordinates(paths["state"])
     if recording is not None:
         features = recording.path_features(agent.space.dim)
-        return u, features, agent.path_log_probs(paths, coordinates=u, trunk=trunk, recording=recording)
+        log_probs = cast(Agent, agent).path_log_probs(paths, coordinates=u, trunk=trunk, recording=recording)
+        return u, features, log_probs
     features = agent.path_features(paths, u)
     return u, features, agent.path_log_probs(paths, features, coordinates=u, trunk=trunk)
 
