@@ -137,7 +137,31 @@ def destroy_step(
     return agent.space.moved_to(torch.addcmul(mean, std.expand_as(mean), noise), state, u, k)
 
 
-def look_step(
+def take_steps(
+    step: Callable[..., tuple[Tensor, Tensor]],
+    agent: "Agent",
+    state: Tensor,
+    u: Tensor,
+    points: Sequence[int | Tensor],
+    score: Tensor | None,
+    table: Tensor | None,
+    embedding: Tensor | None,
+    noises: Sequence[Tensor],
+    kept: Sequence[Sequence[Tensor]],
+    *more: Any,
+) -> list[Tensor]:
+    """The states after each of the steps from `points`, and the coordinates of the last; compiled as one.
+
+    The `score` is that of `state`: where scores are read, it is one step that is taken.
+    """
+    states = []
+    for k, noise, places in zip(points, noises, kept, strict=True):
+        state, u = step(agent, state, u, k, score, table, embedding, noise, *more, kept=places)
+        states.append(state)
+    return [*states, u]
+
+
+def look(
     agent: "Agent",
     u: Tensor,
     k: int | Tensor,
@@ -148,23 +172,6 @@ def look_step(
 ) -> Tensor:
     """Keeps what the trunk computes of states with coordinates `u` `[n, dim]`, from which no step is taken."""
     return agent.seen(agent.backbone, u, k, score, table, embedding, kept)[1]
-
-
-def _look_at(
-    agent: "Agent",
-    u: Tensor,
-    k: int,
-    points: Tensor,
-    score: Tensor | None,
-    table: Tensor,
-    embedding: Tensor | None,
-    recording: Recording,
-) -> None:
-    """The last states of a recorded rollout, which the loss reads, too."""
-    if agent.compiled:
-        _compiled_step(agent, look_step)(agent, u, points[k : k + 1], score, table, embedding, recording.at(k))
-    else:
-        look_step(agent, u, k, score, table, embedding, recording.at(k))
 
 
 def _begin(recording: Recording | None, agent: "Agent", n: int, first: int, *, differentiable: bool = False) -> None:
@@ -184,18 +191,37 @@ def _noise(state: Tensor) -> Tensor:
     return torch.randn(state.shape, dtype=state.dtype, device=state.device)
 
 
-def _compiled_step(agent: "Agent", function: Callable[..., Any]) -> Callable[..., Any]:
-    """One of the steps above, compiled as the agent says; what it returns stays as it is."""
-    step = compiled(function, dynamic=True, cuda_graphs=agent.cuda_graphs)
-    if not agent.cuda_graphs:
-        return step
+def _blocks(points: range, *, together: bool) -> list[range]:
+    """Consecutive points, one by one or as many at a time as divide their number, at most five.
 
-    def replayed(*args: Any) -> tuple[Tensor, Tensor]:
+    What is compiled costs a tenth of a millisecond a call, and seconds of compiling for each step in it.
+    """
+    size = max(size for size in range(1, 6 if together else 2) if len(points) % size == 0)
+    return [points[begin : begin + size] for begin in range(0, len(points), size)]
+
+
+class _Calls:
+    """How the functions above are called: as they are, or compiled as the agent says; what they return stays."""
+
+    def __init__(self, agent: "Agent", device: torch.device, *, compiles: bool) -> None:
+        self.compiles = compiles and agent.compiled
+        self.graphs = agent.cuda_graphs
+        # As tensors, for what is compiled would be compiled anew for other numbers.
+        self.points = torch.arange(agent.steps + 1, device=device)
+
+    def at(self, k: int) -> int | Tensor:
+        """The grid point k."""
+        return self.points[k : k + 1] if self.compiles else k
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        if not self.compiles:
+            return function(*args)
+        call = compiled(function, dynamic=True, cuda_graphs=self.graphs)
+        if not self.graphs:
+            return call(*args)
         begin_graphs()  # one graph for all steps of a rollout: its results are written over by the next
-        state, u = step(*args)
-        return state.clone(), u.clone()
-
-    return replayed
+        result = call(*args)
+        return [one.clone() for one in result] if isinstance(result, list) else result.clone()
 
 
 def rollout_generation(
@@ -236,32 +262,31 @@ def rollout_generation(
         visits = _Visits(agent, density, conditions, first)
         state = rows_innermost(agent.initial_state(n) if start is None else start)
         u = agent.space.coordinates(state)
+        call = _Calls(agent, state.device, compiles=not differentiable)
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
-        of_numbers = not isinstance(scale, Tensor) and not isinstance(added, Tensor)
-        widened = None if of_numbers and (scale, added, drift) == (1.0, 0.0, 0.0) else (scale, added, drift)
-        # As tensors, for what is compiled would be compiled anew for other numbers, and for none.
-        points = torch.arange(agent.steps + 1, device=state.device)
-        # Filled in on the device: to copy them there would wait for it.
         numbers = (scale, added, drift)
-        widening = torch.cat([state.new_full((1,), float(number)) for number in numbers]) if agent.compiled else None
-        for k in range(first, agent.steps):
+        widening: Any = numbers
+        if call.compiles:  # filled in on the device: to copy them there would wait for it
+            widening = torch.cat([state.new_full((1,), float(number)) for number in numbers])
+        elif not isinstance(scale, Tensor) and not isinstance(added, Tensor) and numbers == (1.0, 0.0, 0.0):
+            widening = None
+        together = call.compiles and not agent.needs_score and drift == 0.0
+        for block in _blocks(range(first, agent.steps), together=together):
             score = visits.add(state)
             slope = None
             if drift != 0.0 and density is not None:
                 slope = score
                 if slope is None:
                     slope = agent.space.score(state, density.value_and_score(state.contiguous(), *conditions)[1])
-            drawn = _noise(state) if noise is None else noise[k - first]
-            kept = () if recording is None else recording.at(k)
-            if agent.compiled and not differentiable:
-                step = _compiled_step(agent, generate_step)
-                point = points[k : k + 1]
-                state, u = step(agent, state, u, point, score, table, embedding, drawn, widening, slope, kept)
-            else:
-                state, u = generate_step(agent, state, u, k, score, table, embedding, drawn, widened, slope, kept)
+            noises = [_noise(state) if noise is None else noise[k - first] for k in block]
+            kept = [() if recording is None else recording.at(k) for k in block]
+            places = [call.at(k) for k in block]
+            more = (table, embedding, noises, kept, widening, slope)
+            *between, state, u = call(take_steps, generate_step, agent, state, u, places, score, *more)
+            visits.states += between
         score = visits.add(state)
         if recording is not None:
-            _look_at(agent, u, agent.steps, points, score, table, embedding, recording)
+            call(look, agent, u, call.at(agent.steps), score, table, embedding, recording.at(agent.steps))
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
 
@@ -298,19 +323,19 @@ def rollout_destruction(
         embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.reads_state else None
         state = rows_innermost(x)
         u = agent.space.coordinates(state)
-        points = torch.arange(agent.steps + 1, device=state.device)
-        for k in range(agent.steps, first, -1):
+        call = _Calls(agent, state.device, compiles=True)
+        if log_reward is None and density is not None and not agent.needs_score:
+            log_reward = density(x.contiguous(), *conditions)
+        together = call.compiles and not agent.needs_score
+        for block in _blocks(range(agent.steps, first, -1), together=together):
             score = visits.add(state)
-            if log_reward is None and density is not None:
-                log_reward = density(x.contiguous(), *conditions) if visits.value is None else visits.value
-            drawn = _noise(state) if noise is None else noise[agent.steps - k]
-            kept = () if recording is None else recording.at(k)
-            if agent.compiled:
-                step = _compiled_step(agent, destroy_step)
-                state, u = step(agent, state, u, points[k : k + 1], score, table, embedding, drawn, kept)
-            else:
-                state, u = destroy_step(agent, state, u, k, score, table, embedding, drawn, kept)
+            log_reward = visits.value if log_reward is None else log_reward
+            noises = [_noise(state) if noise is None else noise[agent.steps - k] for k in block]
+            kept = [() if recording is None else recording.at(k) for k in block]
+            more = (score, table, embedding, noises, kept)
+            *between, state, u = call(take_steps, destroy_step, agent, state, u, [call.at(k) for k in block], *more)
+            visits.states += between
         score = visits.add(state)
-        if recording is not None and table is not None:
-            _look_at(agent, u, 0, points, score, table, embedding, recording)
+        if recording is not None:
+            call(look, agent, u, call.at(0), score, table, embedding, recording.at(0))
         return visits.trajectory(log_reward, context, reverse=True)
