@@ -37,7 +37,7 @@ def compiled(function: Callable[P, R], *, dynamic: bool | None = None, cuda_grap
             docstring). Of tensors on a CPU nothing is captured.
 
     Example:
-        >>> def double(x: Tensor) -> Tensor:
+        >>> def double(x):
         ...     return 2.0 * x
         >>> compiled(double) is compiled(double)
         True

@@ -150,7 +150,7 @@ def test_training_on_data_is_the_same(tiny_of_data, changes, monkeypatch):
         compiled.cache_clear()
         torch.compiler.reset()
     for one, two in zip(whole.agent.parameters(), other.agent.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-7)  # Adam blows up the rounding of small ones
 
 
 @pytest.mark.parametrize("changes", [{"chunk": 2}, {"compile": True}])
