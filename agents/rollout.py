@@ -1,10 +1,12 @@
 """Lean rollouts: a bare loop over actor and transition, equal to `env.rollout` under the same seed, and faster.
 
-Sampling is gradient-free unless asked otherwise; losses re-evaluate the stored states. Scores are constants always: a
+Sampling is gradient-free unless asked otherwise; losses re-evaluate the stored states, or take what a `Recording` has
+kept of them. Scores are constants always: a
 differentiable path carries no second derivatives of the density.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -201,10 +203,15 @@ def _blocks(points: range, *, together: bool) -> list[range]:
 
 
 class _Calls:
-    """How the functions above are called: as they are, or compiled as the agent says; what they return stays."""
+    """How the functions above are called: as they are, or compiled as the agent says; what they return stays.
 
-    def __init__(self, agent: "Agent", device: torch.device, *, compiles: bool) -> None:
+    Where steps are `free` of densities and gradients, nothing is noted of how their tensors came to be, which takes a
+    tenth off a step (`torch.inference_mode`). A density, which may differentiate, is given a copy.
+    """
+
+    def __init__(self, agent: "Agent", device: torch.device, *, compiles: bool, free: bool) -> None:
         self.compiles = compiles and agent.compiled
+        self.free = free
         self.graphs = agent.cuda_graphs
         # As tensors, for what is compiled would be compiled anew for other numbers.
         self.points = torch.arange(agent.steps + 1, device=device)
@@ -215,7 +222,8 @@ class _Calls:
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         if not self.compiles:
-            return function(*args)
+            with torch.inference_mode() if self.free else nullcontext():
+                return function(*args)
         call = compiled(function, dynamic=True, cuda_graphs=self.graphs)
         if not self.graphs:
             return call(*args)
@@ -262,7 +270,8 @@ def rollout_generation(
         visits = _Visits(agent, density, conditions, first)
         state = rows_innermost(agent.initial_state(n) if start is None else start)
         u = agent.space.coordinates(state)
-        call = _Calls(agent, state.device, compiles=not differentiable)
+        free = not (differentiable or agent.needs_score or drift)
+        call = _Calls(agent, state.device, compiles=not differentiable, free=free)
         table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
         numbers = (scale, added, drift)
         widening: Any = numbers
@@ -270,7 +279,7 @@ def rollout_generation(
             widening = torch.cat([state.new_full((1,), float(number)) for number in numbers])
         elif not isinstance(scale, Tensor) and not isinstance(added, Tensor) and numbers == (1.0, 0.0, 0.0):
             widening = None
-        together = call.compiles and not agent.needs_score and drift == 0.0
+        together = call.compiles and free
         for block in _blocks(range(first, agent.steps), together=together):
             score = visits.add(state)
             slope = None
@@ -284,6 +293,7 @@ def rollout_generation(
             more = (table, embedding, noises, kept, widening, slope)
             *between, state, u = call(take_steps, generate_step, agent, state, u, places, score, *more)
             visits.states += between
+        state = state.clone() if free else state
         score = visits.add(state)
         if recording is not None:
             call(look, agent, u, call.at(agent.steps), score, table, embedding, recording.at(agent.steps))
@@ -323,10 +333,11 @@ def rollout_destruction(
         embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.reads_state else None
         state = rows_innermost(x)
         u = agent.space.coordinates(state)
-        call = _Calls(agent, state.device, compiles=True)
+        free = not agent.needs_score
+        call = _Calls(agent, state.device, compiles=True, free=free)
         if log_reward is None and density is not None and not agent.needs_score:
             log_reward = density(x.contiguous(), *conditions)
-        together = call.compiles and not agent.needs_score
+        together = call.compiles and free
         for block in _blocks(range(agent.steps, first, -1), together=together):
             score = visits.add(state)
             log_reward = visits.value if log_reward is None else log_reward

@@ -50,6 +50,21 @@ def test_users_see_states_that_are_contiguous(random_agent):
     assert seen == [True, True]
 
 
+@pytest.mark.parametrize("dim", [1, 2])
+def test_a_density_may_differentiate_by_what_it_is_given(random_agent, dim):
+    def density(x):
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            (force,) = torch.autograd.grad(-leaf.square().sum(), leaf)
+        return -force.square().sum(-1)
+
+    agent = random_agent(dim=dim)
+    paths = agent.generate(B, density)
+    torch.testing.assert_close(paths["log_reward"], -4 * paths["state"][:, -1].square().sum(-1))
+    assert not any(column.is_inference() for column in paths.values())
+    agent.log_ratio(paths).sum().backward()
+
+
 def test_products_and_parts():
     x, weight, bias = torch.randn(B, 4, 3), torch.randn(5, 3), torch.randn(5)
     expected = torch.nn.functional.linear(x, weight, bias)
