@@ -154,7 +154,10 @@ class Readout(nn.Module):
             if len(weights) > 1:  # of each row
                 return torch.einsum("ndf,ndfo->don", features, weights)
             weights = weights.squeeze(0)
-        return torch.matmul(weights.mT, features.movedim(0, -1))
+        columns = features.movedim(0, -1)  # [..., dim, F, B]
+        if torch.compiler.is_compiling():  # fused with what is around it; a product of so few numbers is slow
+            return (weights.unsqueeze(-1) * columns.unsqueeze(-2)).sum(-3)
+        return torch.matmul(weights.mT, columns)
 
 
 def read_together(hidden: Tensor, *readouts: Readout) -> Sequence[Tensor]:

@@ -1,8 +1,7 @@
 """Lean rollouts: a bare loop over actor and transition, equal to `env.rollout` under the same seed, and faster.
 
 Sampling is gradient-free unless asked otherwise; losses re-evaluate the stored states, or take what a `Recording` has
-kept of them. Scores are constants always: a
-differentiable path carries no second derivatives of the density.
+kept of them. Scores are constants always: a differentiable path carries no second derivatives of the density.
 """
 
 from collections.abc import Callable, Sequence
