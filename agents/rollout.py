@@ -151,7 +151,7 @@ def take_steps(
     kept: Sequence[Sequence[Tensor]],
     *more: Any,
 ) -> list[Tensor]:
-    """The states after each of the steps from `points`, and the coordinates of the last; compiled as one.
+    """The states after each of the steps from `points`, and the coordinates of the last.
 
     The `score` is that of `state`: where scores are read, it is one step that is taken.
     """
@@ -160,6 +160,19 @@ def take_steps(
         state, u = step(agent, state, u, k, score, table, embedding, noise, *more, kept=places)
         states.append(state)
     return [*states, u]
+
+
+# Two functions, for the compiler gives up on a function that it has compiled for eight kinds of arguments.
+
+
+def generate_steps(*args: Any) -> list[Tensor]:
+    """Some steps of generation; see `take_steps`."""
+    return take_steps(generate_step, *args)
+
+
+def destroy_steps(*args: Any) -> list[Tensor]:
+    """Some steps of destruction; see `take_steps`."""
+    return take_steps(destroy_step, *args)
 
 
 def look(
@@ -290,7 +303,7 @@ def rollout_generation(
             kept = [() if recording is None else recording.at(k) for k in block]
             places = [call.at(k) for k in block]
             more = (table, embedding, noises, kept, widening, slope)
-            *between, state, u = call(take_steps, generate_step, agent, state, u, places, score, *more)
+            *between, state, u = call(generate_steps, agent, state, u, places, score, *more)
             visits.states += between
         state = state.clone() if free else state
         score = visits.add(state)
@@ -343,7 +356,7 @@ def rollout_destruction(
             noises = [_noise(state) if noise is None else noise[agent.steps - k] for k in block]
             kept = [() if recording is None else recording.at(k) for k in block]
             more = (score, table, embedding, noises, kept)
-            *between, state, u = call(take_steps, destroy_step, agent, state, u, [call.at(k) for k in block], *more)
+            *between, state, u = call(destroy_steps, agent, state, u, [call.at(k) for k in block], *more)
             visits.states += between
         score = visits.add(state)
         if recording is not None:
