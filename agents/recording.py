@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..envs.errors import InputError
 from .backbone import Backbone
+from .rows_innermost import sum_of_products
 
 if TYPE_CHECKING:
     from .agent import Agent
@@ -132,9 +133,10 @@ class _Recorded(torch.autograd.Function):
         gradient = torch.ops.aten.gelu_backward(gradient, parts[-2])
         for number in range(len(parts) // 2 - 1, 0, -1):
             layer = layers[number - 1]
-            of_layers[:0] = [layer.product(gradient, parts[2 * number - 1].mT).sum(0), gradient.sum((0, 2))]
+            of_weight = sum_of_products(gradient, parts[2 * number - 1], layer.product)
+            of_layers[:0] = [of_weight, gradient.sum((0, 2))]
             gradient = layer.product(weights[2 * number].T.expand(len(gradient), -1, -1), gradient)
             gradient = torch.ops.aten.gelu_backward(gradient, parts[2 * number - 2])
-        of_embedding = [torch.bmm(gradient, features.mT).sum(0), gradient.sum(2)]
+        of_embedding = [sum_of_products(gradient, features), gradient.sum(2)]
         of_context = gradient.sum(0).T.unsqueeze(1) if ctx.conditional else None
         return None, of_context, None, *of_embedding, *of_layers, *[None] * (1 + len(parts))

@@ -13,7 +13,16 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-__all__ = ["as_columns", "cat_rows", "cat_trajectories", "linear", "rows_innermost", "stack_steps", "steps_of"]
+__all__ = [
+    "as_columns",
+    "cat_rows",
+    "cat_trajectories",
+    "linear",
+    "rows_innermost",
+    "stack_steps",
+    "steps_of",
+    "sum_of_products",
+]
 
 
 def rows_innermost(x: Tensor) -> Tensor:
@@ -93,6 +102,31 @@ def linear(
     """
     if columns.ndim == 2 and product is torch.bmm:
         return torch.addmm(bias.unsqueeze(-1), weight, columns)
+    if columns.ndim > 2 and few_rows(columns, weight):
+        folded = columns.movedim(-2, 0).flatten(1)  # [in, ... · B], copied
+        products = product(weight.unsqueeze(0), folded.unsqueeze(0)).squeeze(0)
+        return products.unflatten(1, (*columns.shape[:-2], -1)).movedim(0, -2) + bias.unsqueeze(-1)
     batch = columns.flatten(0, -3) if columns.ndim > 2 else columns.unsqueeze(0)
     products = product(weight.expand(len(batch), -1, -1), batch)
     return products.view(*columns.shape[:-2], *products.shape[1:]) + bias.unsqueeze(-1)
+
+
+def few_rows(columns: Tensor, weight: Tensor) -> bool:
+    """Whether rows `[..., in, B]` are so few that they are better multiplied by a weight `[out, in]` all at once.
+
+    Otherwise each place has a product of its own, and a gradient of the weight, `[out, in]`, before these are added up:
+    more numbers than the columns are where B < out.
+    """
+    return columns.shape[-1] < len(weight)
+
+
+def sum_of_products(left: Tensor, right: Tensor, product: Callable[[Tensor, Tensor], Tensor] = torch.bmm) -> Tensor:
+    """Σ_n left_n right_nᵀ of `[n, out, B]` and `[n, in, B]`: the gradient of a weight, `[out, in]`.
+
+    Example:
+        >>> sum_of_products(torch.ones(3, 4, 5), torch.ones(3, 2, 5))[0]
+        tensor([15., 15.])
+    """
+    if few_rows(right, left[0]):
+        left, right = (one.transpose(0, 1).flatten(1).unsqueeze(0) for one in (left, right))
+    return product(left, right.mT).sum(0)

@@ -3,9 +3,17 @@
 import pytest
 import torch
 
-from ebbflow.agents.rows_innermost import as_columns, cat_rows, linear, rows_innermost, stack_steps, steps_of
+from ebbflow.agents.rows_innermost import (
+    as_columns,
+    cat_rows,
+    linear,
+    rows_innermost,
+    stack_steps,
+    steps_of,
+    sum_of_products,
+)
 
-B = 7
+B = 11  # more rows than the width of the networks, 8: else products fold
 
 
 def is_innermost(x):
@@ -68,7 +76,12 @@ def test_a_density_may_differentiate_by_what_it_is_given(random_agent, dim):
 def test_products_and_parts():
     x, weight, bias = torch.randn(B, 4, 3), torch.randn(5, 3), torch.randn(5)
     expected = torch.nn.functional.linear(x, weight, bias)
-    torch.testing.assert_close(linear(x.movedim(0, -1), weight, bias).movedim(-1, 0), expected)
+    for rows in (B, 4):  # of more rows than outputs each place has a product of its own, of fewer all have one
+        given = x[:rows].movedim(0, -1)
+        torch.testing.assert_close(linear(given, weight, bias).movedim(-1, 0), expected[:rows])
+        gradient = torch.randn(4, 5, rows)
+        expected_sum = torch.einsum("nob,nib->oi", gradient, given)
+        torch.testing.assert_close(sum_of_products(gradient, given), expected_sum)
     torch.testing.assert_close(linear(x[:, 0].T, weight, bias).T, expected[:, 0])
     assert torch.equal(rows_innermost(x), x) and is_innermost(rows_innermost(x))
     assert torch.equal(cat_rows([x, x[:2]]), torch.cat([x, x[:2]])) and is_innermost(cat_rows([x, x[:2]]))
