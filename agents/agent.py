@@ -184,7 +184,8 @@ class Agent(Policies):
         features = self.features(u, score)
         for place in kept[:1]:
             place.copy_(features.flatten(1).T)
-        return features, trunk(features, k, time_embedding, context_embedding, kept[1:])
+        more = (kept[1:],) if kept else ()  # a trunk of a user's own need not know of it
+        return features, trunk(features, k, time_embedding, context_embedding, *more)
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 

@@ -121,6 +121,29 @@ def test_agents_that_do_not_suit(random_agent, settings):
         Recording.of_agent(agent, 4)
 
 
+class Constant(torch.nn.Module):
+    """A trunk of a user's own, with what the agent asks of one and no more."""
+
+    width = 8
+
+    def time_embedding(self):
+        return torch.zeros(4, 8)
+
+    def context_embedding(self, context):
+        return None
+
+    def forward(self, features, step, time_embedding=None, context_embedding=None):
+        return features.new_ones(*features.shape[:-2], 8)
+
+
+def test_a_trunk_of_ones_own_is_not_recorded(random_agent, quartic):
+    agent = random_agent()
+    agent.backbone = Constant()
+    assert not Recording.suits(agent)
+    assert agent.log_ratio(agent.generate(4, quartic)).shape == (4,)
+    assert agent.log_ratio(agent.destroy(torch.randn(4, 2), quartic)).shape == (4,)
+
+
 @pytest.mark.parametrize("wrong", [{"n": 3}, {"first": 1, "start": torch.zeros(4, 2)}, {"differentiable": True}])
 def test_paths_that_do_not_fit(random_agent, quartic, wrong):
     agent = random_agent()
