@@ -225,12 +225,13 @@ class _Calls:
         self.compiles = compiles and agent.compiled
         self.free = free
         self.graphs = agent.cuda_graphs
+        self.together = self.compiles and free
         # As tensors, for what is compiled would be compiled anew for other numbers.
-        self.points = torch.arange(agent.steps + 1, device=device)
+        self.points = torch.arange(agent.steps + 1, device=device) if self.compiles else None
 
     def at(self, k: int) -> int | Tensor:
         """The grid point k."""
-        return self.points[k : k + 1] if self.compiles else k
+        return k if self.points is None else self.points[k : k + 1]
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         if not self.compiles:
@@ -291,8 +292,7 @@ def rollout_generation(
             widening = torch.cat([state.new_full((1,), float(number)) for number in numbers])
         elif not isinstance(scale, Tensor) and not isinstance(added, Tensor) and numbers == (1.0, 0.0, 0.0):
             widening = None
-        together = call.compiles and free
-        for block in _blocks(range(first, agent.steps), together=together):
+        for block in _blocks(range(first, agent.steps), together=call.together):
             score = visits.add(state)
             slope = None
             if drift != 0.0 and density is not None:
@@ -345,12 +345,10 @@ def rollout_destruction(
         embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.reads_state else None
         state = rows_innermost(x)
         u = agent.space.coordinates(state)
-        free = not agent.needs_score
-        call = _Calls(agent, state.device, compiles=True, free=free)
+        call = _Calls(agent, state.device, compiles=True, free=not agent.needs_score)
         if log_reward is None and density is not None and not agent.needs_score:
             log_reward = density(x.contiguous(), *conditions)
-        together = call.compiles and free
-        for block in _blocks(range(agent.steps, first, -1), together=together):
+        for block in _blocks(range(agent.steps, first, -1), together=call.together):
             score = visits.add(state)
             log_reward = visits.value if log_reward is None else log_reward
             noises = [_noise(state) if noise is None else noise[agent.steps - k] for k in block]

@@ -103,8 +103,7 @@ def linear(
     if columns.ndim == 2 and product is torch.bmm:
         return torch.addmm(bias.unsqueeze(-1), weight, columns)
     if columns.ndim > 2 and few_rows(columns, weight):
-        folded = columns.movedim(-2, 0).flatten(1)  # [in, ... · B], copied
-        products = product(weight.unsqueeze(0), folded.unsqueeze(0)).squeeze(0)
+        products = product(weight.unsqueeze(0), _folded(columns)).squeeze(0)
         return products.unflatten(1, (*columns.shape[:-2], -1)).movedim(0, -2) + bias.unsqueeze(-1)
     batch = columns.flatten(0, -3) if columns.ndim > 2 else columns.unsqueeze(0)
     products = product(weight.expand(len(batch), -1, -1), batch)
@@ -128,5 +127,10 @@ def sum_of_products(left: Tensor, right: Tensor, product: Callable[[Tensor, Tens
         tensor([15., 15.])
     """
     if few_rows(right, left[0]):
-        left, right = (one.transpose(0, 1).flatten(1).unsqueeze(0) for one in (left, right))
+        left, right = _folded(left), _folded(right)
     return product(left, right.mT).sum(0)
+
+
+def _folded(columns: Tensor) -> Tensor:
+    """Columns `[..., n, B]` of all places as those of one, `[1, n, ... · B]`, copied."""
+    return columns.movedim(-2, 0).flatten(1).unsqueeze(0)
