@@ -37,9 +37,10 @@ from torch.distributions import Independent, Normal
 
 from ..envs.errors import InputError
 from .backbone import StepIndex
+from .readout import Readout
 from .references.gaussian import GaussianReference
 from .references.learned_schedule import LearnedSchedule
-from .rows_innermost import as_columns, linear
+from .rows_innermost import as_columns
 
 __all__ = [
     "DESTRUCTION_MEANS",
@@ -48,7 +49,6 @@ __all__ = [
     "DiracNormal",
     "GenerationHead",
     "gaussian_log_prob",
-    "read_together",
 ]
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -114,61 +114,6 @@ class DiracNormal(Independent):
         z = (value - loc) / torch.where(dirac, torch.ones_like(scale), scale)
         terms = -0.5 * (z.square() + LOG_2PI) - torch.where(dirac, torch.ones_like(scale), scale).log()
         return torch.where(dirac, torch.zeros_like(terms), terms).sum(-1)
-
-
-class Readout(nn.Module):
-    """Raw head outputs: a linear map of the hidden vector plus, optionally, a table on each coordinate's own features.
-
-    The table has one weight per step, coordinate, feature and output: what a nearly factorised density needs.
-    Everything starts at zero.
-    """
-
-    def __init__(self, width: int, dim: int, outputs: int, *, steps: int, features: int, tables: bool) -> None:
-        super().__init__()
-        self.outputs = outputs
-        self.linear = nn.Linear(width, outputs * dim)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        self.table = nn.Parameter(torch.zeros(steps, dim, features, outputs)) if tables else None
-
-    def forward(
-        self, hidden: Tensor | None, features: Tensor, transition: StepIndex, read: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """`outputs` tensors of the raw corrections on the given transitions, columns `[..., dim, B]`.
-
-        `read`, where a caller has it (`read_together`), is what the linear map gives for the hidden vectors.
-        """
-        if read is None:
-            assert hidden is not None
-            read = linear(hidden.movedim(0, -1), self.linear.weight, self.linear.bias)
-        raw = read.unflatten(-2, (-1, self.outputs))  # [..., dim, outputs, B]
-        if self.table is not None:
-            raw = raw + self._looked_up(features, transition)
-        return raw.transpose(-3, -2).unbind(-3)
-
-    def _looked_up(self, features: Tensor, transition: StepIndex) -> Tensor:
-        """What the table gives for features `[B, ..., dim, F]`: `[..., dim, outputs, B]`."""
-        assert self.table is not None
-        weights = self.table[transition]
-        if isinstance(transition, Tensor) and transition.ndim:
-            if len(weights) > 1:  # of each row
-                return torch.einsum("ndf,ndfo->don", features, weights)
-            weights = weights.squeeze(0)
-        columns = features.movedim(0, -1)  # [..., dim, F, B]
-        if torch.compiler.is_compiling():  # fused with what is around it; a product of so few numbers is slow
-            return (weights.unsqueeze(-1) * columns.unsqueeze(-2)).sum(-3)
-        return torch.matmul(weights.mT, columns)
-
-
-def read_together(hidden: Tensor, *readouts: Readout) -> Sequence[Tensor]:
-    """What the linear maps of several readouts give for the same hidden vectors `[B, ..., width]`, in one product.
-
-    Columns `[..., dim · outputs, B]` of each.
-    """
-    weights = torch.cat([readout.linear.weight for readout in readouts])
-    biases = torch.cat([readout.linear.bias for readout in readouts])
-    sizes = [readout.linear.out_features for readout in readouts]
-    return linear(hidden.movedim(0, -1), weights, biases).split(sizes, dim=-2)
 
 
 def _column(values: Sequence[float]) -> Tensor:
@@ -252,21 +197,21 @@ class GenerationHead(nn.Module):
     def forward(
         self,
         hidden: Tensor | None,
-        features: Tensor,
+        features: Tensor | None,
         state: Tensor,
         transition: StepIndex,
         score: Tensor | None = None,
-        read: Tensor | None = None,
+        raw: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean `[..., dim]` and log variance (broadcastable to it) of x_{k+1} given `state` = x_k on step `transition`.
 
-        Hidden vectors are `[..., width]`, features `[..., dim, features]`, the score ∇log R(x_k) `[..., dim]`; what is
-        `read` of hidden vectors already takes their place.
+        Hidden vectors are `[..., width]`, features `[..., dim, features]`, the score ∇log R(x_k) `[..., dim]`; the
+        `raw` outputs, columns `[..., dim, outputs, B]` where a caller has them, take the place of both.
 
         Raises:
             InputError: when the drift needs the score and it is not given.
         """
-        raw = self.readout(hidden, features, transition, read)
+        outputs = (self.readout(hidden, features, transition) if raw is None else raw).unbind(-2)
         (schedule,) = self._schedule
         columns = state.movedim(0, -1)
 
@@ -275,18 +220,18 @@ class GenerationHead(nn.Module):
 
         variance = at(self.variance if schedule is None else schedule.generation_variance())
         std = variance.sqrt()
-        drift = raw[0]
+        drift = outputs[0]
         if self.langevin is not None:
             if score is None:
                 raise InputError("langevin: needs the gradient of the log density, and none was given")
             drift = drift + at(self.langevin) * (std * score.movedim(0, -1)).clamp(-1.0, 1.0)
         mean = at(self.factor) * columns
         if self.gain:
-            mean = mean + _gain(raw[-1], mean, std, at(self.gain_unit))
+            mean = mean + _gain(outputs[-1], mean, std, at(self.gain_unit))
         mean = torch.addcmul(mean, std, drift)
         log_variance = variance.log()
         if self.learned_variance:
-            log_variance = torch.add(log_variance, (raw[1] / self.bound).tanh(), alpha=self.bound)
+            log_variance = torch.add(log_variance, (outputs[1] / self.bound).tanh(), alpha=self.bound)
         return mean.movedim(-1, 0), log_variance.movedim(-1, 0)
 
 
@@ -375,26 +320,26 @@ class DestructionHead(nn.Module):
         features: Tensor | None,
         state: Tensor,
         transition: StepIndex,
-        read: Tensor | None = None,
+        raw: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Mean `[..., dim]` and log variance (broadcastable) of x_k given `state` = x_{k+1} on step `transition` = k.
 
         Hidden vectors are `[..., width]`, features `[..., dim, features]`, both of x_{k+1}; they may be None where
-        nothing is learned; what is `read` of hidden vectors already takes their place. A deterministic step has log
-        variance −inf.
+        nothing is learned, or where a caller has the `raw` outputs, columns `[..., dim, outputs, B]`. A deterministic
+        step has log variance −inf.
         """
         factor, variance = (self.factor, self.variance) if self.schedule is None else self.schedule.destruction()
         factor, variance = (as_columns(values[transition], state.ndim) for values in (factor, variance))
         columns = state.movedim(0, -1)
         mean, log_variance = factor * columns, variance.log()
         if self.readout is not None:
-            raw = self.readout(hidden, features, transition, read)
+            outputs = (self.readout(hidden, features, transition) if raw is None else raw).unbind(-2)
             kept, std = mean, variance.sqrt()
             if self.mean_form is not None:
-                mean = self.mean_form(raw[0], columns, factor, std, self.mean_bound)
+                mean = self.mean_form(outputs[0], columns, factor, std, self.mean_bound)
             if self.gain:
                 unit = as_columns(self.gain_unit[transition], state.ndim)
-                mean = mean + _gain(raw[-1], kept, std, unit)
+                mean = mean + _gain(outputs[-1], kept, std, unit)
             if self.variance_form is not None:
-                log_variance = log_variance + self.variance_form(raw[1], self.variance_bound)
+                log_variance = log_variance + self.variance_form(outputs[1], self.variance_bound)
         return mean.movedim(-1, 0), log_variance.movedim(-1, 0)

@@ -25,14 +25,15 @@ from torchrl.modules import ProbabilisticActor
 
 from ..envs.errors import InputError
 from ..envs.spaces import Continuous
-from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_prob, read_together
+from .actors import DestructionHead, DiracNormal, GenerationHead, gaussian_log_prob
 from .backbone import Backbone, StepIndex
 from .features import StateFeatures
 from .flow import StateFlow
 from .policies import PathLogProbs, Policies
+from .readout import JointReadout
 from .recording import Recording
 from .references.gaussian import GaussianReference
-from .rollout import Density, rollout_destruction, rollout_generation
+from .rollout import Density, Shared, rollout_destruction, rollout_generation
 from .rows_innermost import steps_of
 
 __all__ = ["Agent"]
@@ -135,27 +136,26 @@ class Agent(Policies):
         state: Tensor,
         k: StepIndex,
         score: Tensor | None = None,
-        time_embedding: Tensor | None = None,
-        context_embedding: Tensor | None = None,
+        shared: Shared | None = None,
         coordinates: Tensor | None = None,
         kept: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the coordinates of x_{k+1} given `state` = x_k `[n, dim]` at grid point `k`.
 
-        Embeddings and the `coordinates` of the state, where a caller has them, are not computed again. What is computed
-        of the state on the way is written to `kept`, where that is given (see `Recording.at`).
+        What is `shared` by all steps of a rollout and the `coordinates` of the state, where a caller has them, are not
+        computed again. What is computed of the state on the way is written to `kept`, where that is given (see
+        `Recording.at`).
         """
         u = self.space.coordinates(state) if coordinates is None else coordinates
-        features, hidden = self.seen(self.backbone, u, k, score, time_embedding, context_embedding, kept)
-        return self.generation(hidden, features, u, k, score)
+        features, hidden, raw = self.seen(self.backbone, u, k, score, shared, kept)
+        return self.generation(hidden, features, u, k, score, None if raw is None else raw[0])
 
     def destruction_step(
         self,
         state: Tensor,
         k: int | Tensor,
         score: Tensor | None = None,
-        time_embedding: Tensor | None = None,
-        context_embedding: Tensor | None = None,
+        shared: Shared | None = None,
         coordinates: Tensor | None = None,
         kept: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor]:
@@ -166,9 +166,8 @@ class Agent(Policies):
         u = self.space.coordinates(state) if coordinates is None else coordinates
         if not self.destruction.reads_state:
             return self.destruction(None, None, u, k - 1)
-        trunk = self.destruction_trunk
-        features, hidden = self.seen(trunk, u, k, score, time_embedding, context_embedding, kept)
-        return self.destruction(hidden, features, u, k - 1)
+        features, hidden, raw = self.seen(self.destruction_trunk, u, k, score, shared, kept)
+        return self.destruction(hidden, features, u, k - 1, None if raw is None else raw[1])
 
     def seen(
         self,
@@ -176,16 +175,28 @@ class Agent(Policies):
         u: Tensor,
         k: StepIndex,
         score: Tensor | None = None,
-        time_embedding: Tensor | None = None,
-        context_embedding: Tensor | None = None,
+        shared: Shared | None = None,
         kept: Sequence[Tensor] = (),
-    ) -> tuple[Tensor, Tensor]:
-        """Features `[n, dim, F]` and hidden vectors `[n, width]` of states with coordinates `u` `[n, dim]`."""
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Features `[n, dim, F]` and hidden vectors `[n, width]` of states with coordinates `u` `[n, dim]`.
+
+        With them, where they are `kept`, comes what both heads read: columns `[dim, outputs, n]` of each.
+        """
         features = self.features(u, score)
-        for place in kept[:1]:
-            place.copy_(features.flatten(1).T)
-        more = (kept[1:],) if kept else ()  # a trunk of a user's own need not know of it
-        return features, trunk(features, k, time_embedding, context_embedding, *more)
+        times, context, readout = (None, None, None) if shared is None else shared
+        if not kept:
+            return features, trunk(features, k, times, context), None
+        assert readout is not None and isinstance(k, int | Tensor)
+        kept[0].copy_(features.flatten(1).T)
+        hidden = trunk(features, k, times, context, kept[1:-1])
+        raw = readout.read(hidden, features, k)
+        kept[-1].copy_(raw)
+        return features, hidden, readout.parts(raw)
+
+    def joint_readout(self) -> JointReadout:
+        """Both heads' readouts of a shared trunk as one, with their gradients."""
+        assert self.destruction.readout is not None
+        return JointReadout.of(self.generation.readout, self.destruction.readout)
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 
@@ -374,18 +385,16 @@ class Agent(Policies):
             context = self._contexts(trajectory.get("context", None)).unsqueeze(1)  # [B, 1, c]
         embedding = self.backbone.context_embedding(context)  # [B, 1, width]
         generates, destroys = policies != "destruction", policies != "generation"
-        hidden_generation = hidden_destruction = read_generation = read_destruction = None
-        if self.destruction_backbone is None and self.destruction.reads_state:
-            if recording is None:
-                hidden = self.backbone(features, slice(start, stop + 1), None, embedding)  # [B, T+1, width]
-            else:
-                hidden = recording.hidden(self.backbone, embedding)
+        hidden_generation = hidden_destruction = raw_generation = raw_destruction = None
+        if recording is not None:
+            raw_generation, raw_destruction = recording.outputs(self, embedding, trunk)
+        elif self.destruction_backbone is None and self.destruction.reads_state:
+            points = slice(start, stop + 1)
+            hidden = self.backbone(features, points, None, embedding)  # [B, T+1, width]
             if trunk == "both":
-                assert self.destruction.readout is not None
-                read_generation, read_destruction = read_together(
-                    hidden, self.generation.readout, self.destruction.readout
-                )
-                read_generation, read_destruction = read_generation[:steps], read_destruction[1 + first :]
+                joint = self.joint_readout()
+                raw_generation, raw_destruction = joint.parts(joint.read(hidden, features, points))
+                raw_generation, raw_destruction = raw_generation[:steps], raw_destruction[1 + first :]
             else:
                 hidden_generation = steps_of(hidden, slice(steps))
                 hidden_destruction = steps_of(hidden, slice(1 + first, None))
@@ -411,7 +420,7 @@ class Agent(Policies):
                 states[:, :steps],
                 slice(start, stop),
                 None if score is None else score[:, :steps],
-                read_generation,
+                raw_generation,
             )
             generation = gaussian_log_prob(states[:, 1:], mean, log_variance) - volume[:, 1:]  # [B, T]
         else:
@@ -422,7 +431,7 @@ class Agent(Policies):
                 features[:, 1 + first :],
                 states[:, 1 + first :],
                 slice(start + first, stop),
-                read_destruction,
+                raw_destruction,
             )
             destruction = gaussian_log_prob(states[:, first:steps], mean, log_variance) - volume[:, first:steps]
         else:

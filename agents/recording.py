@@ -1,15 +1,16 @@
 """What a rollout has computed of the states it visited, kept for the loss: no state passes through the trunk twice.
 
-A rollout without gradient computes, of every state, its features and the hidden vectors of every layer. A loss of the
-same parameters needs the same numbers, and its backward pass needs nothing else. They are written into buffers that
-live as long as the training; the loss takes the hidden vectors from there, and their gradient, which is written out
-here, is that of all states at once. For B trajectories of T steps in dim coordinates, with F features of each, and L
-layers of width W, these are (dim · F + 2 L W) · (T + 1) · B numbers, those that a loss keeps for its backward anyway.
+A rollout without gradient computes, of every state, its features, the hidden vectors of every layer and what a head
+reads of them; where it is recorded, it reads for both heads. A loss of the same parameters needs the same numbers, and
+its backward pass needs nothing else. They are written into buffers that live as long as the training; the loss takes
+the raw outputs of the heads from there, and their gradient, which is written out here, is that of all states at once.
+For B trajectories of T steps in dim coordinates, with F features and O outputs of each, and L layers of width W, these
+are (dim · (F + O) + 2 L W) · (T + 1) · B numbers, about those that a loss keeps for its backward anyway.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,11 +27,12 @@ __all__ = ["Recording"]
 
 @dataclass(frozen=True)
 class Recording:
-    """Features and hidden vectors of all T + 1 states of B trajectories, rows innermost.
+    """Features, hidden vectors and raw outputs of all T + 1 states of B trajectories, rows innermost.
 
     Attributes:
         features: `[T+1, dim · F, B]`.
         layers: of each layer what goes into its activation, and what comes out of it, both `[T+1, width, B]`.
+        raw: the raw outputs of both heads, as `JointReadout.read` gives them, `[T+1, dim, outputs, B]`.
 
     Example:
         >>> from ebbflow.agents import AgentConfig, build_agent
@@ -46,6 +48,7 @@ class Recording:
 
     features: Tensor
     layers: Sequence[tuple[Tensor, Tensor]]
+    raw: Tensor
     _versions: list[int] = field(default_factory=list, repr=False)
 
     @staticmethod
@@ -68,31 +71,32 @@ class Recording:
             raise InputError("recording: expected an agent whose generation and destruction heads read one Backbone")
         like = agent.backbone.embed_state.weight
 
-        def buffer(size: int) -> Tensor:
-            return torch.zeros(agent.steps + 1, size, rows, dtype=like.dtype, device=like.device)
+        def buffer(*sizes: int) -> Tensor:
+            return torch.zeros(agent.steps + 1, *sizes, rows, dtype=like.dtype, device=like.device)
 
         width, layers = agent.backbone.width, 1 + len(agent.backbone.layers)
-        inputs = agent.backbone.embed_state.in_features
-        return cls(buffer(inputs), [(buffer(width), buffer(width)) for _ in range(layers)])
+        inputs, dim = agent.backbone.embed_state.in_features, agent.space.dim
+        raw = buffer(dim, len(agent.joint_readout().bias) // dim)
+        return cls(buffer(inputs), [(buffer(width), buffer(width)) for _ in range(layers)], raw)
 
     def rows(self, begin: int, end: int) -> Self:
         """The part of the trajectories from `begin` on and before `end`; written to it is written here."""
         layers = [(before[..., begin:end], after[..., begin:end]) for before, after in self.layers]
-        return type(self)(self.features[..., begin:end], layers, self._versions)
+        return type(self)(self.features[..., begin:end], layers, self.raw[..., begin:end], self._versions)
 
     def at(self, k: int) -> list[Tensor]:
-        """Where the numbers of states at grid point `k` go, each `[size, B]`: features, and of each layer both."""
-        return [self.features[k], *(part[k] for layer in self.layers for part in layer)]
+        """Where the numbers of states at grid point `k` go, each `[..., B]`: features, of each layer both, raw."""
+        return [self.features[k], *(part[k] for layer in self.layers for part in layer), self.raw[k]]
 
     # What the parameters were -------------------------------------------------------------------------------------
 
-    def begin(self, backbone: Backbone) -> None:
+    def begin(self, agent: "Agent") -> None:
         """Note that what follows is computed with the parameters as they are now."""
-        self._versions[:] = [parameter._version for parameter in backbone.parameters()]
+        self._versions[:] = _versions_of(agent)
 
-    def check(self, backbone: Backbone) -> None:
-        """Raise an InputError if the parameters of the trunk have changed since."""
-        if self._versions != [parameter._version for parameter in backbone.parameters()]:
+    def check(self, agent: "Agent") -> None:
+        """Raise an InputError if the parameters of trunk or heads have changed since."""
+        if self._versions != _versions_of(agent):
             raise InputError("recording: expected rollouts of the parameters as they are; they have changed since")
 
     # For the loss -------------------------------------------------------------------------------------------------
@@ -101,42 +105,89 @@ class Recording:
         """State features `[B, T+1, dim, F]`."""
         return self.features.unflatten(1, (dim, -1)).movedim(-1, 0)
 
-    def hidden(self, backbone: Backbone, context: Tensor | None = None) -> Tensor:
-        """Hidden vectors `[B, T+1, width]`, with the gradient of the parameters, and of the embeddings of contexts.
+    def outputs(self, agent: "Agent", context: Tensor | None = None, trunk: str = "both") -> tuple[Tensor, Tensor]:
+        """Raw outputs of generation from x_0 … x_{T−1}, and of destruction from the states that have a density of it.
+
+        Both are columns `[steps, dim, outputs, B]`, with the gradient of parameters and of the contexts' embeddings.
 
         Args:
-            backbone: the trunk that has computed them.
+            agent: whose rollouts these are.
             context: `backbone.context_embedding` of the contexts, `[B, 1, width]`; None without.
+            trunk: whose outputs carry a gradient to the trunk: "both", "generation" or "destruction".
         """
+        backbone, readout = agent.backbone, agent.joint_readout()
         weights = [backbone.embed_state.weight, backbone.embed_state.bias + backbone.time_embedding()]
         for layer in backbone.hidden_layers():
             weights += [layer.weight, layer.bias]
+        weights += [readout.weight, readout.bias]
         parts = [part for layer in self.layers for part in layer]
-        return _Recorded.apply(backbone, context, len(weights), *weights, self.features, *parts).movedim(-1, 0)
+        begin = 2 if agent.reference.is_dirac else 1
+        settings = _Settings(backbone, readout.first, begin, trunk, len(weights))
+        return _Recorded.apply(settings, context, readout.table, *weights, self.raw, self.features, *parts)
+
+
+def _versions_of(agent: "Agent") -> list[int]:
+    """How often each parameter was written to that what is recorded depends on."""
+    read = agent.backbone, agent.generation.readout, agent.destruction.readout
+    return [parameter._version for module in read if module is not None for parameter in module.parameters()]
+
+
+class _Settings(NamedTuple):
+    """What is no tensor: the trunk, generation's outputs, the first state with a destruction, who trains the trunk."""
+
+    backbone: Backbone
+    first: int
+    begin: int
+    trunk: str
+    weights: int
 
 
 class _Recorded(torch.autograd.Function):
-    """The last hidden vectors as they are, as a function of what the trunk has computed them from."""
+    """The raw outputs as they are, as a function of what they were computed from."""
 
     @staticmethod
-    def forward(ctx: Any, backbone: Backbone, context: Tensor | None, count: int, *tensors: Tensor) -> Tensor:
-        ctx.backbone, ctx.count, ctx.conditional = backbone, count, context is not None
-        ctx.save_for_backward(*tensors)
-        return tensors[-1].view_as(tensors[-1])
+    def forward(
+        ctx: Any, settings: _Settings, context: Tensor | None, table: Tensor | None, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.settings, ctx.conditional, ctx.tabulated = settings, context is not None, table is not None
+        raw = tensors[settings.weights]
+        ctx.size = raw.shape
+        ctx.save_for_backward(*tensors[: settings.weights], *tensors[settings.weights + 1 :])
+        return raw[:-1, :, : settings.first], raw[settings.begin :, :, settings.first :]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
-        weights, features, parts = tensors[: ctx.count], tensors[ctx.count], tensors[ctx.count + 1 :]
-        of_layers: list[Tensor] = []
-        layers = ctx.backbone.hidden_layers()
-        gradient = torch.ops.aten.gelu_backward(gradient, parts[-2])
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        settings, tensors = ctx.settings, ctx.saved_tensors
+        weights, features, parts = (
+            tensors[: settings.weights],
+            tensors[settings.weights],
+            tensors[settings.weights + 1 :],
+        )
+        first, layers = settings.first, settings.backbone.hidden_layers()
+
+        raw = features.new_zeros(ctx.size)
+        raw[:-1, :, :first] = gradients[0]
+        raw[settings.begin :, :, first:] = gradients[1]
+        of_table = None
+        if ctx.tabulated:
+            columns = features.unflatten(1, (ctx.size[1], -1)).flatten(0, 1)  # [(T+1) · dim, F, B]
+            of_table = torch.bmm(raw.flatten(0, 1), columns.mT).unflatten(0, ctx.size[:2])
+        gradient = raw.flatten(1, 2)
+        of_weights = [sum_of_products(gradient, parts[-1]), gradient.sum((0, 2))]
+        weight = weights[-2]
+        if settings.trunk != "both":
+            weight = weight.unflatten(0, ctx.size[1:3]).clone()
+            weight[:, first:] *= settings.trunk == "destruction"
+            weight[:, :first] *= settings.trunk == "generation"
+            weight = weight.flatten(0, 1)
+        gradient = torch.bmm(weight.T.expand(len(gradient), -1, -1), gradient)
         for number in range(len(parts) // 2 - 1, 0, -1):
+            gradient = torch.ops.aten.gelu_backward(gradient, parts[2 * number])
             layer = layers[number - 1]
             of_weight = sum_of_products(gradient, parts[2 * number - 1], layer.product)
-            of_layers[:0] = [of_weight, gradient.sum((0, 2))]
+            of_weights[:0] = [of_weight, gradient.sum((0, 2))]
             gradient = layer.product(weights[2 * number].T.expand(len(gradient), -1, -1), gradient)
-            gradient = torch.ops.aten.gelu_backward(gradient, parts[2 * number - 2])
-        of_embedding = [sum_of_products(gradient, features), gradient.sum(2)]
+        gradient = torch.ops.aten.gelu_backward(gradient, parts[0])
+        of_weights[:0] = [sum_of_products(gradient, features), gradient.sum(2)]
         of_context = gradient.sum(0).T.unsqueeze(1) if ctx.conditional else None
-        return None, of_context, None, *of_embedding, *of_layers, *[None] * (1 + len(parts))
+        return None, of_context, of_table, *of_weights, *[None] * (2 + len(parts))

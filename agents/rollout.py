@@ -6,7 +6,7 @@ kept of them. Scores are constants always: a differentiable path carries no seco
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from tensordict import TensorDict
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from ..envs.errors import InputError
 from .compilation import begin_graphs, compiled
+from .readout import JointReadout
 from .recording import Recording
 from .rows_innermost import rows_innermost, stack_steps
 
 if TYPE_CHECKING:
     from .agent import Agent
+    from .backbone import Backbone
 
-__all__ = ["Density", "rollout_destruction", "rollout_generation"]
+__all__ = ["Density", "Shared", "rollout_destruction", "rollout_generation"]
 
 
 class Density(Protocol):
@@ -89,14 +91,33 @@ class _Visits:
         return TensorDict(columns, batch_size=[columns["state"].shape[0]])
 
 
+class Shared(NamedTuple):
+    """What all steps of a rollout have in common, and is computed once for them.
+
+    Attributes:
+        times: embeddings of the grid points, `[T+1, width]`; None where no trunk is read.
+        context: embeddings of the contexts, `[n, width]`; None without.
+        readout: of both heads, where what they read is kept.
+    """
+
+    times: Tensor | None
+    context: Tensor | None
+    readout: JointReadout | None
+
+    @classmethod
+    def of(cls, agent: "Agent", trunk: "Backbone", context: Tensor | None, recording: Recording | None) -> "Shared":
+        """That of rollouts whose policy reads the `trunk`."""
+        readout = None if recording is None else agent.joint_readout()
+        return cls(trunk.time_embedding(), trunk.context_embedding(context), readout)
+
+
 def generate_step(
     agent: "Agent",
     state: Tensor,
     u: Tensor,
     k: int | Tensor,
     score: Tensor | None,
-    table: Tensor,
-    embedding: Tensor | None,
+    shared: Shared,
     noise: Tensor,
     widening: tuple[float | Tensor, float | Tensor, float] | Tensor | None = None,
     slope: Tensor | None = None,
@@ -104,12 +125,12 @@ def generate_step(
 ) -> tuple[Tensor, Tensor]:
     """x_{k+1} and its coordinates, of states x_k `[n, dim]` with coordinates `u`, from as much standard normal `noise`.
 
-    Embeddings and `kept` are as in `Agent.generation_step`.
+    What is `shared` and `kept` is as in `Agent.generation_step`.
 
     `widening` holds the scale, added and drift of `Agent.generate`, and `slope` the score that is drifted along. A step
     k that is a tensor `[1]` is that of all states, and makes no difference to what is compiled.
     """
-    mean, log_variance = agent.generation_step(state, k, score, table, embedding, u, kept)
+    mean, log_variance = agent.generation_step(state, k, score, shared, u, kept)
     std = (0.5 * log_variance).exp()
     if widening is not None:
         scale, added, drift = widening
@@ -127,37 +148,38 @@ def destroy_step(
     u: Tensor,
     k: int | Tensor,
     score: Tensor | None,
-    table: Tensor | None,
-    embedding: Tensor | None,
+    shared: Shared | None,
     noise: Tensor,
     kept: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """x_{k−1} and its coordinates, of states x_k `[n, dim]`; see `generate_step`."""
-    mean, log_variance = agent.destruction_step(state, k, score, table, embedding, u, kept)
+    mean, log_variance = agent.destruction_step(state, k, score, shared, u, kept)
     std = (0.5 * log_variance).exp()
     return agent.space.moved_to(torch.addcmul(mean, std.expand_as(mean), noise), state, u, k)
 
 
 def take_steps(
     step: Callable[..., tuple[Tensor, Tensor]],
+    order: int,
     agent: "Agent",
     state: Tensor,
     u: Tensor,
-    points: Sequence[int | Tensor],
+    points: range | Tensor,
     score: Tensor | None,
-    table: Tensor | None,
-    embedding: Tensor | None,
+    shared: Shared | None,
     noises: Sequence[Tensor],
     kept: Sequence[Sequence[Tensor]],
     *more: Any,
 ) -> list[Tensor]:
     """The states after each of the steps from `points`, and the coordinates of the last.
 
-    The `score` is that of `state`: where scores are read, it is one step that is taken.
+    The `score` is that of `state`: where scores are read, it is one step that is taken. Points are in the order of
+    generation, and destruction takes them from the end (`order`).
     """
     states = []
-    for k, noise, places in zip(points, noises, kept, strict=True):
-        state, u = step(agent, state, u, k, score, table, embedding, noise, *more, kept=places)
+    for i, noise, places in zip(range(len(points))[::order], noises, kept, strict=True):
+        k = points[i] if isinstance(points, range) else points[i : i + 1]
+        state, u = step(agent, state, u, k, score, shared, noise, *more, kept=places)
         states.append(state)
     return [*states, u]
 
@@ -167,25 +189,25 @@ def take_steps(
 
 def generate_steps(*args: Any) -> list[Tensor]:
     """Some steps of generation; see `take_steps`."""
-    return take_steps(generate_step, *args)
+    return take_steps(generate_step, 1, *args)
 
 
 def destroy_steps(*args: Any) -> list[Tensor]:
     """Some steps of destruction; see `take_steps`."""
-    return take_steps(destroy_step, *args)
+    return take_steps(destroy_step, -1, *args)
 
 
 def look(
     agent: "Agent",
     u: Tensor,
-    k: int | Tensor,
+    points: range | Tensor,
     score: Tensor | None,
-    table: Tensor,
-    embedding: Tensor | None,
+    shared: Shared,
     kept: Sequence[Tensor],
 ) -> Tensor:
-    """Keeps what the trunk computes of states with coordinates `u` `[n, dim]`, from which no step is taken."""
-    return agent.seen(agent.backbone, u, k, score, table, embedding, kept)[1]
+    """Keeps what is computed of states with coordinates `u` `[n, dim]` at one point, from which no step is taken."""
+    k = points[0] if isinstance(points, range) else points
+    return agent.seen(agent.backbone, u, k, score, shared, kept)[1]
 
 
 def _begin(recording: Recording | None, agent: "Agent", n: int, first: int, *, differentiable: bool = False) -> None:
@@ -197,7 +219,7 @@ def _begin(recording: Recording | None, agent: "Agent", n: int, first: int, *, d
             f"recording: expected {recording.features.shape[-1]} whole paths without gradient, got {n} paths from grid "
             f"point {first}{' with gradient' if differentiable else ''}"
         )
-    recording.begin(agent.backbone)
+    recording.begin(agent)
 
 
 def _noise(state: Tensor) -> Tensor:
@@ -206,7 +228,7 @@ def _noise(state: Tensor) -> Tensor:
 
 
 def _blocks(points: range, *, together: bool) -> list[range]:
-    """Consecutive points, one by one or as many at a time as divide their number, at most five.
+    """Consecutive points, one by one or as many at a time as divide their number, at most five, from `points` on.
 
     What is compiled costs a tenth of a millisecond a call, and seconds of compiling for each step in it.
     """
@@ -229,9 +251,9 @@ class _Calls:
         # As tensors, for what is compiled would be compiled anew for other numbers.
         self.points = torch.arange(agent.steps + 1, device=device) if self.compiles else None
 
-    def at(self, k: int) -> int | Tensor:
-        """The grid point k."""
-        return k if self.points is None else self.points[k : k + 1]
+    def at(self, points: range) -> range | Tensor:
+        """These grid points."""
+        return points if self.points is None else self.points[points.start : points.stop]
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         if not self.compiles:
@@ -285,7 +307,7 @@ def rollout_generation(
         u = agent.space.coordinates(state)
         free = not (differentiable or agent.needs_score or drift)
         call = _Calls(agent, state.device, compiles=not differentiable, free=free)
-        table, embedding = agent.backbone.time_embedding(), agent.backbone.context_embedding(context)
+        shared = Shared.of(agent, agent.backbone, context, recording)
         numbers = (scale, added, drift)
         widening: Any = numbers
         if call.compiles:  # filled in on the device: to copy them there would wait for it
@@ -301,14 +323,14 @@ def rollout_generation(
                     slope = agent.space.score(state, density.value_and_score(state.contiguous(), *conditions)[1])
             noises = [_noise(state) if noise is None else noise[k - first] for k in block]
             kept = [() if recording is None else recording.at(k) for k in block]
-            places = [call.at(k) for k in block]
-            more = (table, embedding, noises, kept, widening, slope)
-            *between, state, u = call(generate_steps, agent, state, u, places, score, *more)
+            more = (shared, noises, kept, widening, slope)
+            *between, state, u = call(generate_steps, agent, state, u, call.at(block), score, *more)
             visits.states += between
         state = state.clone() if free else state
         score = visits.add(state)
         if recording is not None:
-            call(look, agent, u, call.at(agent.steps), score, table, embedding, recording.at(agent.steps))
+            end = range(agent.steps, agent.steps + 1)
+            call(look, agent, u, call.at(end), score, shared, recording.at(agent.steps))
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
 
@@ -341,22 +363,23 @@ def rollout_destruction(
     context, conditions = agent.contexts_of(len(x), context)
     with torch.no_grad():
         visits = _Visits(agent, density, conditions, first)
-        table = agent.destruction_trunk.time_embedding() if agent.destruction.reads_state else None
-        embedding = agent.destruction_trunk.context_embedding(context) if agent.destruction.reads_state else None
+        reads = agent.destruction.reads_state
+        shared = Shared.of(agent, agent.destruction_trunk, context, recording) if reads else None
         state = rows_innermost(x)
         u = agent.space.coordinates(state)
         call = _Calls(agent, state.device, compiles=True, free=not agent.needs_score)
         if log_reward is None and density is not None and not agent.needs_score:
             log_reward = density(x.contiguous(), *conditions)
-        for block in _blocks(range(agent.steps, first, -1), together=call.together):
+        for block in reversed(_blocks(range(first + 1, agent.steps + 1), together=call.together)):
             score = visits.add(state)
             log_reward = visits.value if log_reward is None else log_reward
-            noises = [_noise(state) if noise is None else noise[agent.steps - k] for k in block]
-            kept = [() if recording is None else recording.at(k) for k in block]
-            more = (score, table, embedding, noises, kept)
-            *between, state, u = call(destroy_steps, agent, state, u, [call.at(k) for k in block], *more)
+            noises = [_noise(state) if noise is None else noise[agent.steps - k] for k in reversed(block)]
+            kept = [() if recording is None else recording.at(k) for k in reversed(block)]
+            more = (score, shared, noises, kept)
+            *between, state, u = call(destroy_steps, agent, state, u, call.at(block), *more)
             visits.states += between
         score = visits.add(state)
         if recording is not None:
-            call(look, agent, u, call.at(0), score, table, embedding, recording.at(0))
+            end = range(1)
+            call(look, agent, u, call.at(end), score, shared, recording.at(0))
         return visits.trajectory(log_reward, context, reverse=True)

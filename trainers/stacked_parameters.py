@@ -13,6 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.optim import Adam
 
+from .objectives.joint_loss import JointLoss
 from .trainer import Trainer
 
 __all__ = ["StackedParameters"]
@@ -78,6 +79,8 @@ class StackedParameters:
         self._adopt_skips()
         # Lists of tensors that were made before these were views are of no use any more.
         for trainer in self.trainers:
+            if isinstance(trainer.objective, JointLoss):
+                trainer.objective.hold_parameters()
             if trainer.target_update is not None:
                 trainer.target_update.forget_tensors()
 

@@ -125,7 +125,7 @@ def test_heads_follow_their_formulas(random_agent):
     features = agent.features(y)
     v = 1.5**2 / 3
     mean, log_variance = agent.generation_step(y, 1, score)
-    a, b, c = (raw.T for raw in agent.generation.readout(agent.backbone(features, 1), features, 1))
+    a, b, c = (raw.T for raw in agent.generation.readout(agent.backbone(features, 1), features, 1).unbind(-2))
     drift = agent.generation.langevin[1] * (math.sqrt(v) * score).clamp(-1, 1)
     gain, limit = y * (c / math.sqrt(3)).tanh(), 10 * math.sqrt(v)  # of three equal steps
     torch.testing.assert_close(mean, y + gain.clamp(-limit, limit) + math.sqrt(v) * (a + drift))
@@ -135,7 +135,7 @@ def test_heads_follow_their_formulas(random_agent):
     assert ((math.sqrt(v) * score).abs() > 1).any()
 
     mean, log_variance = agent.destruction_step(y, 2)
-    a, b, c = (raw.T for raw in agent.destruction.readout(agent.backbone(features, 2), features, 1))
+    a, b, c = (raw.T for raw in agent.destruction.readout(agent.backbone(features, 2), features, 1).unbind(-2))
     s2 = agent.reference.destruction_variance
     gain, limit = y / 2 * (math.sqrt(s2[1] / sum(s2)) * c).tanh(), 10 * math.sqrt(v / 2)
     torch.testing.assert_close(mean, y / 2 + gain.clamp(-limit, limit) + math.sqrt(v / 2) * 3 * a.tanh())
@@ -151,7 +151,7 @@ def test_readout_reads_each_coordinates_own_features(random_agent):
     raw = readout(torch.randn(4, 8), features, 1)
     for i, output in itertools.product(range(3), range(3)):
         expected = readout.linear.bias[3 * i + output] + features[:, i] @ readout.table[1, i, :, output]
-        torch.testing.assert_close(raw[output][i], expected)
+        torch.testing.assert_close(raw[i, output], expected)
 
 
 def test_no_rows(random_agent):

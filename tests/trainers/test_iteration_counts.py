@@ -168,12 +168,13 @@ def work_of_an_iteration(config):
         def hook(handle):
             hooks.callback(handle.remove)
 
-        for module in agent.modules():
-            if isinstance(module, Backbone):
-                hook(module.register_forward_hook(lambda _, __, hidden: count("rows", hidden[..., 0].numel())))
-                hook(module.register_forward_hook(lambda *_: count("backbone")))
-        hook(agent.generation.register_forward_hook(lambda *_: count("generation")))
-        hook(agent.destruction.register_forward_hook(lambda *_: count("destruction")))
+        for one in (agent, trainer.objective.target_agent) if trainer.objective.use_targets else (agent,):
+            for module in one.modules():
+                if isinstance(module, Backbone):
+                    hook(module.register_forward_hook(lambda _, __, hidden: count("rows", hidden[..., 0].numel())))
+                    hook(module.register_forward_hook(lambda *_: count("backbone")))
+            hook(one.generation.register_forward_hook(lambda *_: count("generation")))
+            hook(one.destruction.register_forward_hook(lambda *_: count("destruction")))
         for optimiser in optimisers:
             hook(optimiser.register_step_post_hook(lambda *_: count("optimiser")))
         waits = hooks.enter_context(Waits(on_host))

@@ -11,10 +11,12 @@ the path, for an objective that follows paths); one backward of the sum is enoug
 backbone is trained by both, or by one. Source: arXiv 2506.01541, section on joint training.
 """
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import ClassVar, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar, cast
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
@@ -60,6 +62,7 @@ class JointLoss(LossModule):
 
     Attributes:
         use_targets: whether there are target networks.
+        target_agent: the agent with their parameters, where there are some.
         objectives: the objective of each policy that has anything to learn, by the policy's name.
         on_policy_share: share of new paths that must be on-policy: 1 where all objectives need it, ½ where one does.
         needs_log_density: whether trajectories must hold the log density of the states between their ends.
@@ -93,6 +96,7 @@ class JointLoss(LossModule):
     agent: Policies
     agent_params: TensorDictParams
     target_agent_params: TensorDictParams
+    target_agent: Policies
 
     in_keys: ClassVar[list[str]] = ["state", "log_reward"]
     out_keys: ClassVar[list[str]] = ["loss_generation", "loss_destruction", "loss_log_z", "loss_flow", "log_ratio"]
@@ -143,6 +147,34 @@ class JointLoss(LossModule):
         on_policy = [objective.rows == "on_policy" for objective in self.objectives.values()]
         self.on_policy_share = 1.0 if all(on_policy) else 0.5 if any(on_policy) else 0.0
         self.convert_to_functional(agent, "agent", create_target_params=self.use_targets)
+        self.hold_parameters()
+
+    def hold_parameters(self) -> None:
+        """Let the agent hold its parameters, and a copy of it those of the target networks, for as long as they live.
+
+        It is called again when their tensors, or buffers, have become others.
+        """
+        self.agent_params.to_module(self.agent)
+        if self.use_targets:
+            # Where TorchRL has the agent, too, so that parameters are listed once.
+            self.__dict__["target_agent"] = copy.deepcopy(self.agent)
+            self._modules["target_agent_params"].to_module(self.target_agent)
+
+    def _apply(self, *args: Any, **settings: Any) -> Self:
+        super()._apply(*args, **settings)
+        self.hold_parameters()
+        return self
+
+    @contextmanager
+    def _agent_with(self, parameters: TensorDictBase) -> Iterator[Policies]:
+        """The agent with these parameters."""
+        if parameters is self.agent_params:
+            yield self.agent
+        elif parameters is self._modules.get("target_agent_params"):
+            yield self.target_agent
+        else:
+            with parameters.to_module(self.agent):
+                yield self.agent
 
     def forward(
         self,
@@ -177,20 +209,20 @@ class JointLoss(LossModule):
         read = _read(paths) if self.compiled else paths
         if self.cuda_graphs:
             begin_graphs()
-        with parameters.to_module(self.agent):
-            log_z = self.agent.log_z_given(paths.get("context", None))
+        with self._agent_with(parameters) as agent:
+            log_z = agent.log_z_given(paths.get("context", None))
             # There is nothing to learn in coordinates and features: computed once for all passes.
             if recording is not None:
-                recording.check(cast(Agent, self.agent).backbone)
-            u, features, online = self._pass(online_pass)(self.agent, read, self.trunk, recording)
+                recording.check(cast(Agent, agent))
+            u, features, online = self._pass(online_pass)(agent, read, self.trunk, recording)
             log_flow = None
             if self.needs_flow and features is not None:
-                log_flow = self.agent.path_log_flow(paths, features, log_z.detach(), u)
+                log_flow = agent.path_log_flow(paths, features, log_z.detach(), u)
         fixed = PathLogProbs(*(term.detach() for term in online))
         seen = {"generation": fixed, "destruction": fixed}  # what each policy's loss sees of the other policy
         if lagging_parameters is not None:
-            with torch.no_grad(), lagging_parameters.to_module(self.agent):
-                lagging = self._pass(lagging_pass)(self.agent, read, u, features)
+            with torch.no_grad(), self._agent_with(lagging_parameters) as agent:
+                lagging = self._pass(lagging_pass)(agent, read, u, features)
             seen |= {policy: lagging for policy in seen if self._lags(policy)}
 
         group = self._groups(paths)
@@ -264,11 +296,11 @@ class JointLoss(LossModule):
         """
         if torch.is_grad_enabled() and not paths["state"].requires_grad:
             raise InputError("state: expected paths that carry a gradient, agent.generate(..., differentiable=True)")
-        with parameters.to_module(self.agent):
-            online = self.agent.path_log_probs(paths, policies="generation")
+        with self._agent_with(parameters) as agent:
+            online = agent.path_log_probs(paths, policies="generation")
         other = parameters.data if lagging_parameters is None else lagging_parameters
-        with other.to_module(self.agent):
-            destruction = self.agent.path_log_probs(paths, policies="destruction").destruction
+        with self._agent_with(other) as agent:
+            destruction = agent.path_log_probs(paths, policies="destruction").destruction
         return replace(
             terms,
             initial=online.initial,
