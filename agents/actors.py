@@ -54,17 +54,17 @@ __all__ = [
 LOG_2PI = math.log(2.0 * math.pi)
 _LARGEST_GAIN = 10.0  # standard deviations of the reference's step
 
-MeanForm = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-DESTRUCTION_MEANS: dict[str, MeanForm | None] = {  # (raw, y, factor, std, bound) -> mean
+MeanForm = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+DESTRUCTION_MEANS: dict[str, MeanForm | None] = {  # (raw, y, factor, std, bound) -> mean - factor * y, as a product
     "reference": None,
-    "multiplicative": lambda raw, y, r, s, bound: r * y - s.sign() * (1.0 - r) * y * (bound * raw.tanh()),
-    "bounded_offset": lambda raw, y, r, s, bound: r * y + s * (bound * raw.tanh()),
-    "offset": lambda raw, y, r, s, bound: r * y + s * raw,
+    "multiplicative": lambda raw, y, r, s, bound: (-2.0 * bound * s.sign() * (1.0 - r) * y, _half_tanh(raw + raw)),
+    "bounded_offset": lambda raw, y, r, s, bound: (2.0 * bound * s, _half_tanh(raw + raw)),
+    "offset": lambda raw, y, r, s, bound: (s, raw),
 }
 DESTRUCTION_VARIANCES: dict[str, Callable[[Tensor, float], Tensor] | None] = {  # (raw, bound) -> log correction
     "reference": None,
-    "multiplicative": lambda raw, bound: (bound * raw.tanh()).log1p(),
-    "log_bounded": lambda raw, bound: bound * raw.tanh(),
+    "multiplicative": lambda raw, bound: (2.0 * bound * _half_tanh(raw + raw)).log1p(),
+    "log_bounded": lambda raw, bound: 2.0 * bound * _half_tanh(raw + raw),
     "free": lambda raw, bound: raw,
 }
 
@@ -76,10 +76,10 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         >>> gaussian_log_prob(torch.zeros(2), torch.zeros(2), torch.zeros(2))
         tensor(-1.8379)
     """
-    terms = (x - mean).square() * (-log_variance).exp() + log_variance + LOG_2PI
-    if terms.ndim > 1:
-        return -0.5 * terms.movedim(0, -1).sum(-2).movedim(-1, 0)  # rows innermost
-    return -0.5 * terms.sum(-1)
+    away = x - mean
+    terms = torch.addcmul(log_variance, away, away * (-log_variance).exp())
+    total = terms.movedim(0, -1).sum(-2).movedim(-1, 0) if terms.ndim > 1 else terms.sum(-1)  # rows innermost
+    return -0.5 * (total + x.shape[-1] * LOG_2PI)
 
 
 class DiracNormal(Independent):
@@ -121,10 +121,34 @@ def _column(values: Sequence[float]) -> Tensor:
     return torch.as_tensor(values, dtype=torch.get_default_dtype()).unsqueeze(-1)
 
 
-def _gain(raw: Tensor, kept: Tensor, std: Tensor, unit: Tensor) -> Tensor:
-    """What a gain adds to a mean that keeps `kept` of the state (module docstring)."""
-    limit = _LARGEST_GAIN * std
-    return (kept * (unit * raw).tanh()).clamp(-limit, limit)
+def _half_tanh(x: Tensor) -> Tensor:
+    """½·tanh(x/2), exactly 0 at 0; the factors are the callers', who multiply anyway.
+
+    It is made of the logistic function, of which a CPU computes six in the time of one hyperbolic tangent.
+    """
+    return x.sigmoid() - 0.5
+
+
+def _with_gain(mean: Tensor, raw: Tensor, kept: Tensor, std: Tensor, twice_unit: Tensor) -> Tensor:
+    """A mean and what a gain adds to it, if it keeps `kept` of the state (module docstring)."""
+    limit = 0.5 * _LARGEST_GAIN * std
+    return torch.add(mean, (kept * _half_tanh(twice_unit * raw)).clamp(-limit, limit), alpha=2.0)
+
+
+def _constants(factor: Tensor, variance: Tensor, gain_unit: Tensor) -> Tensor:
+    """What each step reads: factor, standard deviation, log variance and 2 q, from `[..., dim]` to `[4, ..., dim, 1]`.
+
+    They go with columns, and may be the same of all coordinates.
+    """
+    gain = (2.0 * gain_unit).expand_as(factor)
+    return torch.stack([factor, variance.sqrt(), variance.log(), gain]).unsqueeze(-1)
+
+
+def _in_columns(constants: Tensor, transition: StepIndex) -> tuple[Tensor, ...]:
+    """The four constants `[4, ...]` of transitions; those of a tensor of transitions go with its rows."""
+    if isinstance(transition, Tensor) and transition.ndim:
+        constants = constants.squeeze(-1).movedim(1, -1)
+    return constants.unbind(0)
 
 
 def _gain_units(variances: Sequence[float]) -> Tensor:
@@ -163,6 +187,7 @@ class GenerationHead(nn.Module):
     factor: Tensor
     variance: Tensor
     gain_unit: Tensor
+    constants: Tensor
 
     def __init__(
         self,
@@ -189,6 +214,7 @@ class GenerationHead(nn.Module):
         self.register_buffer("factor", _column(reference.generation_factor), persistent=False)
         self.register_buffer("variance", _column(reference.generation_variance), persistent=False)
         self.register_buffer("gain_unit", _gain_units(reference.generation_variance), persistent=False)
+        self.register_buffer("constants", _constants(self.factor, self.variance, self.gain_unit), persistent=False)
         outputs = 1 + self.learned_variance + self.gain
         self.readout = Readout(width, dim, outputs, steps=reference.steps, features=features, tables=tables)
         self.langevin = nn.Parameter(torch.zeros(reference.steps, 1)) if langevin else None
@@ -213,25 +239,26 @@ class GenerationHead(nn.Module):
         """
         outputs = (self.readout(hidden, features, transition) if raw is None else raw).unbind(-2)
         (schedule,) = self._schedule
-        columns = state.movedim(0, -1)
-
-        def at(values: Tensor) -> Tensor:
-            return as_columns(values[transition], state.ndim)
-
-        variance = at(self.variance if schedule is None else schedule.generation_variance())
-        std = variance.sqrt()
+        if schedule is None:
+            constants = self.constants[:, transition]
+        else:
+            variance = schedule.generation_variance()
+            values = self.factor.expand_as(variance), variance, self.gain_unit
+            constants = _constants(*(value[transition] for value in values))
+        factor, std, log_variance, gain = _in_columns(constants, transition)
         drift = outputs[0]
         if self.langevin is not None:
             if score is None:
                 raise InputError("langevin: needs the gradient of the log density, and none was given")
-            drift = drift + at(self.langevin) * (std * score.movedim(0, -1)).clamp(-1.0, 1.0)
-        mean = at(self.factor) * columns
+            langevin = as_columns(self.langevin[transition], state.ndim)
+            drift = drift + langevin * (std * score.movedim(0, -1)).clamp(-1.0, 1.0)
+        mean = factor * state.movedim(0, -1)
         if self.gain:
-            mean = mean + _gain(outputs[-1], mean, std, at(self.gain_unit))
+            mean = _with_gain(mean, outputs[-1], mean, std, gain)
         mean = torch.addcmul(mean, std, drift)
-        log_variance = variance.log()
         if self.learned_variance:
-            log_variance = torch.add(log_variance, (outputs[1] / self.bound).tanh(), alpha=self.bound)
+            half = _half_tanh(outputs[1] * (2.0 / self.bound))
+            log_variance = torch.add(log_variance, half, alpha=2.0 * self.bound)
         return mean.movedim(-1, 0), log_variance.movedim(-1, 0)
 
 
@@ -265,6 +292,7 @@ class DestructionHead(nn.Module):
     factor: Tensor
     variance: Tensor
     gain_unit: Tensor
+    constants: Tensor
 
     def __init__(
         self,
@@ -299,6 +327,7 @@ class DestructionHead(nn.Module):
         self.register_buffer("variance", _column(reference.destruction_variance), persistent=False)
         self.gain = gain and self.mean_form is not None
         self.register_buffer("gain_unit", _gain_units(reference.destruction_variance), persistent=False)
+        self.register_buffer("constants", _constants(self.factor, self.variance, self.gain_unit), persistent=False)
         self.schedule = schedule
         self.readout = None
         if self.mean_form is not None or self.variance_form is not None:
@@ -328,18 +357,21 @@ class DestructionHead(nn.Module):
         nothing is learned, or where a caller has the `raw` outputs, columns `[..., dim, outputs, B]`. A deterministic
         step has log variance −inf.
         """
-        factor, variance = (self.factor, self.variance) if self.schedule is None else self.schedule.destruction()
-        factor, variance = (as_columns(values[transition], state.ndim) for values in (factor, variance))
+        if self.schedule is None:
+            constants = self.constants[:, transition]
+        else:
+            values = *self.schedule.destruction(), self.gain_unit
+            constants = _constants(*(value[transition] for value in values))
+        factor, std, log_variance, gain = _in_columns(constants, transition)
         columns = state.movedim(0, -1)
-        mean, log_variance = factor * columns, variance.log()
+        mean = factor * columns
         if self.readout is not None:
             outputs = (self.readout(hidden, features, transition) if raw is None else raw).unbind(-2)
-            kept, std = mean, variance.sqrt()
+            kept = mean
             if self.mean_form is not None:
-                mean = self.mean_form(outputs[0], columns, factor, std, self.mean_bound)
+                mean = torch.addcmul(mean, *self.mean_form(outputs[0], columns, factor, std, self.mean_bound))
             if self.gain:
-                unit = as_columns(self.gain_unit[transition], state.ndim)
-                mean = mean + _gain(outputs[-1], kept, std, unit)
+                mean = _with_gain(mean, outputs[-1], kept, std, gain)
             if self.variance_form is not None:
                 log_variance = log_variance + self.variance_form(outputs[1], self.variance_bound)
         return mean.movedim(-1, 0), log_variance.movedim(-1, 0)

@@ -182,16 +182,14 @@ class Agent(Policies):
 
         With them, where they are `kept`, comes what both heads read: columns `[dim, outputs, n]` of each.
         """
-        features = self.features(u, score)
         times, context, readout = (None, None, None) if shared is None else shared
         if not kept:
+            features = self.features(u, score)
             return features, trunk(features, k, times, context), None
         assert readout is not None and isinstance(k, int | Tensor)
-        kept[0].copy_(features.flatten(1).T)
+        features = self.features(u, score, kept[0].unflatten(0, (u.shape[-1], -1)))
         hidden = trunk(features, k, times, context, kept[1:-1])
-        raw = readout.read(hidden, features, k)
-        kept[-1].copy_(raw)
-        return features, hidden, readout.parts(raw)
+        return features, hidden, readout.parts(readout.read(hidden, features, k, kept[-1]))
 
     def joint_readout(self) -> JointReadout:
         """Both heads' readouts of a shared trunk as one, with their gradients."""

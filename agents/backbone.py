@@ -94,18 +94,15 @@ class Backbone(nn.Module):
         table = self.time_embedding() if time_embedding is None else time_embedding
         columns = features.flatten(-2).movedim(0, -1)  # [..., dim · features, B]
         embedded = linear(columns, self.embed_state.weight, self.embed_state.bias)
-        embedded = embedded + as_columns(table[step], columns.ndim)
         if context_embedding is not None:
             embedded = embedded + as_columns(context_embedding, columns.ndim)
-        places = iter(kept)
-
-        def activated(before: Tensor) -> Tensor:
-            after = nn.functional.gelu(before)
-            for value, place in zip((before, after), places, strict=False):  # takes no more places than values
-                place.copy_(value)
-            return after
-
-        hidden = activated(embedded)
+        place = iter(kept)
+        before = torch.add(embedded, as_columns(table[step], columns.ndim), out=next(place, None))
+        hidden = _gelu(before, next(place, None))
         for layer in self.hidden_layers():
-            hidden = activated(layer.of_columns(hidden))
+            hidden = _gelu(layer.of_columns(hidden, next(place, None)), next(place, None))
         return hidden.movedim(-1, 0)
+
+
+def _gelu(before: Tensor, place: Tensor | None) -> Tensor:
+    return nn.functional.gelu(before) if place is None else torch.ops.aten.gelu.out(before, out=place)

@@ -87,11 +87,14 @@ class StateFeatures(nn.Module):
         nowhere = torch.zeros(1)
         self.count = self(nowhere, nowhere).shape[-1]
 
-    def forward(self, x: Tensor, score: Tensor | None = None) -> Tensor:
-        """Features of the states `x` `[..., dim]`; `score` `[..., dim]` is ∇log R at `x` where that feature is used."""
+    def forward(self, x: Tensor, score: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        """Features of the states `x` `[..., dim]`; `score` `[..., dim]` is ∇log R at `x` where that feature is used.
+
+        Their columns `[..., dim, features, B]` are written to `place` where that is given.
+        """
         if x.ndim == 1:
             return self(x.unsqueeze(0), None if score is None else score.unsqueeze(0)).squeeze(0)
         x, score = x.movedim(0, -1), None if score is None else score.movedim(0, -1)  # rows innermost
         u = x if self._plain else 3.0 * asinh(x / (3.0 * self.scale))
         columns = [column for name in self.names for column in FEATURES[name](self, x, u, score)]
-        return torch.cat(columns, dim=-2).movedim(-1, 0)
+        return torch.cat(columns, dim=-2, out=place).movedim(-1, 0)

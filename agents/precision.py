@@ -48,10 +48,10 @@ class HiddenLinear(nn.Linear):
         rows = self.product(x.reshape(1, -1, self.in_features), self.weight.T.unsqueeze(0))
         return rows.reshape(*x.shape[:-1], self.out_features) + self.bias
 
-    def of_columns(self, columns: Tensor) -> Tensor:
-        """W x + b, `[..., in, B] -> [..., out, B]`, in the dtype of `columns` (see `rows_innermost`)."""
+    def of_columns(self, columns: Tensor, place: Tensor | None = None) -> Tensor:
+        """W x + b, `[..., in, B] -> [..., out, B]`, in the dtype of `columns`; as `rows_innermost.linear`."""
         product = torch.bmm if self.matmul_precision == "float32" else self.product
-        return linear(columns, self.weight, self.bias, product)
+        return linear(columns, self.weight, self.bias, product, place)
 
     def product(self, left: Tensor, right: Tensor) -> Tensor:
         """Products of matrices `[n, a, b]` and `[n, b, c]` in the precision of this layer, `[n, a, c]`."""

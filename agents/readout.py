@@ -93,10 +93,19 @@ class JointReadout(NamedTuple):
         parts = [nn.functional.pad(table.mT, (0,) * 6 + pad) for table, pad in zip(tables, nowhere[::-1], strict=True)]
         return cls(weight, bias, torch.cat(parts, dim=2), generation.outputs)
 
-    def read(self, hidden: Tensor, features: Tensor, point: int | slice | Tensor) -> Tensor:
-        """Columns `[..., dim, outputs, B]` of states at the grid points `point`, all rows of a place at the same."""
-        raw = linear(hidden.movedim(0, -1), self.weight, self.bias).unflatten(-2, (features.shape[-2], -1))
-        return raw if self.table is None else raw + _looked_up(self.table[point], features)
+    def read(
+        self, hidden: Tensor, features: Tensor, point: int | slice | Tensor, place: Tensor | None = None
+    ) -> Tensor:
+        """Columns `[..., dim, outputs, B]` of states at the grid points `point`, all rows of a place at the same.
+
+        They are written to `place` where that is given.
+        """
+        hidden = hidden.movedim(0, -1)
+        if self.table is None:
+            raw = linear(hidden, self.weight, self.bias, place=None if place is None else place.flatten(-3, -2))
+            return raw.unflatten(-2, (features.shape[-2], -1))
+        raw = linear(hidden, self.weight, self.bias).unflatten(-2, (features.shape[-2], -1))
+        return torch.add(raw, _looked_up(self.table[point], features), out=place)
 
     def parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Generation's and destruction's part of what was read."""

@@ -90,9 +90,13 @@ def as_columns(values: Tensor, ndim: int) -> Tensor:
 
 
 def linear(
-    columns: Tensor, weight: Tensor, bias: Tensor, product: Callable[[Tensor, Tensor], Tensor] = torch.bmm
+    columns: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    product: Callable[[Tensor, Tensor], Tensor] = torch.bmm,
+    place: Tensor | None = None,
 ) -> Tensor:
-    """W x + b of columns, `[..., in, B] -> [..., out, B]`, with a weight `[out, in]`.
+    """W x + b of columns, `[..., in, B] -> [..., out, B]`, with a weight `[out, in]`; written to `place` where given.
 
     The bias is of each output, `[out]`; the `product` is one of batches of matrices.
 
@@ -101,13 +105,14 @@ def linear(
         torch.Size([3, 4, 5])
     """
     if columns.ndim == 2 and product is torch.bmm:
-        return torch.addmm(bias.unsqueeze(-1), weight, columns)
+        return torch.addmm(bias.unsqueeze(-1), weight, columns, out=place)
     if columns.ndim > 2 and few_rows(columns, weight):
         products = product(weight.unsqueeze(0), _folded(columns)).squeeze(0)
-        return products.unflatten(1, (*columns.shape[:-2], -1)).movedim(0, -2) + bias.unsqueeze(-1)
+        products = products.unflatten(1, (*columns.shape[:-2], -1)).movedim(0, -2)
+        return torch.add(products, bias.unsqueeze(-1), out=place)
     batch = columns.flatten(0, -3) if columns.ndim > 2 else columns.unsqueeze(0)
     products = product(weight.expand(len(batch), -1, -1), batch)
-    return products.view(*columns.shape[:-2], *products.shape[1:]) + bias.unsqueeze(-1)
+    return torch.add(products.view(*columns.shape[:-2], *products.shape[1:]), bias.unsqueeze(-1), out=place)
 
 
 def few_rows(columns: Tensor, weight: Tensor) -> bool:

@@ -26,7 +26,7 @@ def asinh(x: Tensor) -> Tensor:
 
 def _value(x: Tensor) -> Tensor:
     square = x * x
-    return torch.copysign(torch.addcdiv(x.abs(), square, (square + 1.0).sqrt() + 1.0).log1p(), x)
+    return torch.addcdiv(x.abs(), square, (square + 1.0).sqrt_().add_(1.0)).log1p_().copysign_(x)
 
 
 class _Asinh(torch.autograd.Function):
