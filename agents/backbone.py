@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..envs.errors import whole_number
 from .precision import HiddenLinear
-from .rows_innermost import as_columns, linear
+from .rows_innermost import as_columns, linear, written
 
 __all__ = ["Backbone", "StepIndex"]
 
 StepIndex = int | slice | Tensor
 """Which grid points a batch of states sits on: one for all, one per position of the trajectory axis, or one per row."""
+
+
+_gelu: Any = nn.functional.gelu  # whose type does not tell of its `out`
 
 
 class Backbone(nn.Module):
@@ -97,12 +100,9 @@ class Backbone(nn.Module):
         if context_embedding is not None:
             embedded = embedded + as_columns(context_embedding, columns.ndim)
         place = iter(kept)
-        before = torch.add(embedded, as_columns(table[step], columns.ndim), out=next(place, None))
-        hidden = _gelu(before, next(place, None))
+        before = written(next(place, None), torch.add, embedded, as_columns(table[step], columns.ndim))
+        hidden = written(next(place, None), _gelu, before)
         for layer in self.hidden_layers():
-            hidden = _gelu(layer.of_columns(hidden, next(place, None)), next(place, None))
+            before = layer.of_columns(hidden, next(place, None))
+            hidden = written(next(place, None), _gelu, before)
         return hidden.movedim(-1, 0)
-
-
-def _gelu(before: Tensor, place: Tensor | None) -> Tensor:
-    return nn.functional.gelu(before) if place is None else torch.ops.aten.gelu.out(before, out=place)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..envs.asinh import asinh
 from ..envs.errors import InputError
+from .rows_innermost import written
 
 __all__ = ["FEATURES", "StateFeatures"]
 
@@ -97,4 +98,4 @@ class StateFeatures(nn.Module):
         x, score = x.movedim(0, -1), None if score is None else score.movedim(0, -1)  # rows innermost
         u = x if self._plain else 3.0 * asinh(x / (3.0 * self.scale))
         columns = [column for name in self.names for column in FEATURES[name](self, x, u, score)]
-        return torch.cat(columns, dim=-2, out=place).movedim(-1, 0)
+        return written(place, torch.cat, columns, -2).movedim(-1, 0)

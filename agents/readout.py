@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import StepIndex
-from .rows_innermost import linear
+from .rows_innermost import linear, written
 
 __all__ = ["JointReadout", "Readout"]
 
@@ -105,7 +105,7 @@ class JointReadout(NamedTuple):
             raw = linear(hidden, self.weight, self.bias, place=None if place is None else place.flatten(-3, -2))
             return raw.unflatten(-2, (features.shape[-2], -1))
         raw = linear(hidden, self.weight, self.bias).unflatten(-2, (features.shape[-2], -1))
-        return torch.add(raw, _looked_up(self.table[point], features), out=place)
+        return written(place, torch.add, raw, _looked_up(self.table[point], features))
 
     def parts(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Generation's and destruction's part of what was read."""

@@ -8,6 +8,7 @@ those that do not, and gradients of parts of a tensor, are made of *columns*, `[
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -22,6 +23,7 @@ __all__ = [
     "stack_steps",
     "steps_of",
     "sum_of_products",
+    "written",
 ]
 
 
@@ -105,14 +107,31 @@ def linear(
         torch.Size([3, 4, 5])
     """
     if columns.ndim == 2 and product is torch.bmm:
-        return torch.addmm(bias.unsqueeze(-1), weight, columns, out=place)
+        return written(place, torch.addmm, bias.unsqueeze(-1), weight, columns)
     if columns.ndim > 2 and few_rows(columns, weight):
         products = product(weight.unsqueeze(0), _folded(columns)).squeeze(0)
         products = products.unflatten(1, (*columns.shape[:-2], -1)).movedim(0, -2)
-        return torch.add(products, bias.unsqueeze(-1), out=place)
+        return written(place, torch.add, products, bias.unsqueeze(-1))
     batch = columns.flatten(0, -3) if columns.ndim > 2 else columns.unsqueeze(0)
     products = product(weight.expand(len(batch), -1, -1), batch)
-    return torch.add(products.view(*columns.shape[:-2], *products.shape[1:]), bias.unsqueeze(-1), out=place)
+    return written(place, torch.add, products.view(*columns.shape[:-2], *products.shape[1:]), bias.unsqueeze(-1))
+
+
+def written(place: Tensor | None, function: Callable[..., Tensor], *args: Any) -> Tensor:
+    """What a function of torch's gives for these arguments, written to `place` where that is given.
+
+    Example:
+        >>> place = torch.empty(2)
+        >>> written(place, torch.add, torch.ones(2), torch.ones(2)) is place, place
+        (True, tensor([2., 2.]))
+    """
+    if place is None:
+        return function(*args)
+    if not torch.compiler.is_compiling():
+        return function(*args, out=place)
+    result = function(*args)  # the compiler takes no `out` but whole tensors, and writes at once by itself
+    place.copy_(result)
+    return result
 
 
 def few_rows(columns: Tensor, weight: Tensor) -> bool:
