@@ -24,6 +24,8 @@ Gaussian of width w seen through noise of width s has the mean x·w²/(w² + s²
 (the neck of a funnel, the saddle of a double well) this factor is a smooth function of the place, which an offset
 would have to multiply by x itself, to a precision of w.
 
+Learned means may be held within a box, about where the density was found (`Reach`).
+
 Source: arXiv 2506.01541 (adaptive destruction) and its code lineage; "offset"/"free" is the unconstrained form.
 """
 
@@ -37,6 +39,7 @@ from torch.distributions import Independent, Normal
 
 from ..envs.errors import InputError
 from .backbone import StepIndex
+from .reach import Reach
 from .readout import Readout
 from .references.gaussian import GaussianReference
 from .references.learned_schedule import LearnedSchedule
@@ -169,6 +172,7 @@ class GenerationHead(nn.Module):
         log_variance_bound: L, the largest |log(variance / reference variance)|, > 0 and finite.
         langevin: add the bounded Langevin drift; then `forward` needs the score.
         gain: let the mean have a gain.
+        reach: hold means within a `Reach`, at first without end.
         tables: add the per-step, per-coordinate table.
         schedule: the destruction policy's learned schedule, whose reversal takes the reference's place.
 
@@ -200,6 +204,7 @@ class GenerationHead(nn.Module):
         log_variance_bound: float = 8.0,
         langevin: bool = False,
         gain: bool = True,
+        reach: bool = False,
         tables: bool = True,
         schedule: LearnedSchedule | None = None,
     ) -> None:
@@ -210,6 +215,7 @@ class GenerationHead(nn.Module):
             raise InputError(f"log_variance_bound: expected a finite number > 0, got {log_variance_bound!r}")
         self.learned_variance = variance == "learned"
         self.gain = gain
+        self.reach = Reach(dim) if reach else None
         self.bound = float(log_variance_bound)
         self.register_buffer("factor", _column(reference.generation_factor), persistent=False)
         self.register_buffer("variance", _column(reference.generation_variance), persistent=False)
@@ -256,6 +262,8 @@ class GenerationHead(nn.Module):
         if self.gain:
             mean = _with_gain(mean, outputs[-1], mean, std, gain)
         mean = torch.addcmul(mean, std, drift)
+        if self.reach is not None:
+            mean = self.reach(mean)
         if self.learned_variance:
             half = _half_tanh(outputs[1] * (2.0 / self.bound))
             log_variance = torch.add(log_variance, half, alpha=2.0 * self.bound)
@@ -274,6 +282,7 @@ class DestructionHead(nn.Module):
         variance: a key of `DESTRUCTION_VARIANCES`.
         mean_bound, variance_bound: the C of the bounded forms, > 0 (and < 1 for the multiplicative variance).
         gain: let a learned mean have a gain.
+        reach: hold learned means within a `Reach`, at first without end.
         tables: add the per-step, per-coordinate table.
         schedule: a learned schedule, which takes the reference's place; the corrections are corrections of it.
 
@@ -306,6 +315,7 @@ class DestructionHead(nn.Module):
         mean_bound: float = 3.0,
         variance_bound: float = 0.9,
         gain: bool = True,
+        reach: bool = False,
         tables: bool = True,
         schedule: LearnedSchedule | None = None,
     ) -> None:
@@ -326,6 +336,7 @@ class DestructionHead(nn.Module):
         self.register_buffer("factor", _column(reference.destruction_factor), persistent=False)
         self.register_buffer("variance", _column(reference.destruction_variance), persistent=False)
         self.gain = gain and self.mean_form is not None
+        self.reach = Reach(dim) if reach and self.mean_form is not None else None
         self.register_buffer("gain_unit", _gain_units(reference.destruction_variance), persistent=False)
         self.register_buffer("constants", _constants(self.factor, self.variance, self.gain_unit), persistent=False)
         self.schedule = schedule
@@ -372,6 +383,8 @@ class DestructionHead(nn.Module):
                 mean = torch.addcmul(mean, *self.mean_form(outputs[0], columns, factor, std, self.mean_bound))
             if self.gain:
                 mean = _with_gain(mean, outputs[-1], kept, std, gain)
+            if self.reach is not None:
+                mean = self.reach(mean)
             if self.variance_form is not None:
                 log_variance = log_variance + self.variance_form(outputs[1], self.variance_bound)
         return mean.movedim(-1, 0), log_variance.movedim(-1, 0)

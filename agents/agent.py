@@ -129,6 +129,15 @@ class Agent(Policies):
             "flow": [] if self.flow is None else [*self.flow.parameters()],
         }
 
+    def hold_means(self, bound: Tensor) -> None:
+        """Let the mean of no step lead farther out than ± `bound` `[dim]`, in units of the coordinates; see `Reach`.
+
+        Nothing is done for agents that were built without.
+        """
+        for head in (self.generation, self.destruction):
+            if head.reach is not None:
+                head.reach.bound.copy_(bound.unsqueeze(-1))
+
     # One step -----------------------------------------------------------------------------------------------------
 
     def generation_step(

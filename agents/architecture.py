@@ -66,6 +66,9 @@ def build_agent(
             raise InputError(f"compression: expected a positive finite length, got {config.compression!r}")
         if type(space) is Continuous:
             space = Compressed(space.dim, config.compression * scale)
+    if config.reach is not None and not 0.0 < config.reach < math.inf:
+        raise InputError(f"reach: expected a positive finite factor, or None, got {config.reach!r}")
+    reach = config.reach is not None and reference.is_dirac
     inputs = space.dim * features.count
     contexts = 0 if context_space is None else context_space.dim
     backbone = Backbone(inputs, reference.times, config.width, config.depth, contexts)
@@ -81,6 +84,7 @@ def build_agent(
         log_variance_bound=config.log_variance_bound,
         langevin=config.langevin,
         gain=config.gain,
+        reach=reach,
         tables=config.tables,
         schedule=schedule,
     )
@@ -94,6 +98,7 @@ def build_agent(
         mean_bound=config.destruction_mean_bound,
         variance_bound=config.destruction_variance_bound,
         gain=config.gain,
+        reach=reach,
         tables=config.tables,
         schedule=schedule,
     )

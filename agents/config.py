@@ -43,6 +43,10 @@ class AgentConfig:
     gain: bool = True
     """Let each learned mean multiply the state by a learned factor, too: for densities whose width varies from place to
     place, as a funnel's does."""
+    reach: float | None = 2.0
+    """How far out, in multiples of what the anchors extend to in each coordinate, the mean of a step may lead: a path
+    thrown farther decides the mean of the log weights. Of the bridge only, and in its coordinates (see compression).
+    None: anywhere, as without anchors."""
     generation_variance: str = "learned"
     """Generation variance: learned, or fixed at the reference's."""
     log_variance_bound: float = 8.0

@@ -66,6 +66,9 @@ class StackedParameters:
         self.leaves = {name: view.requires_grad_() for name, view in self._views("online").items()}
         buffers = [dict(trainer.agent.named_buffers()) for trainer in self.trainers]
         constant = {name: torch.stack([each[name] for each in buffers]) for name in buffers[0]}
+        for s, each in enumerate(buffers):  # what is written to those of a run is written to the stack
+            for name, buffer in each.items():
+                buffer.data = constant[name][s]
         self.online = _nested(self.leaves | constant)
         self.lagging = None
         if first.objective.use_targets:

@@ -389,7 +389,9 @@ class Trainer:
         return None if anchors is None else anchors.shard(self.ranks.rank, of=self.ranks.size)
 
     def prepare(self) -> None:
-        """Search for anchors, and start log Z from the estimate of a first batch instead of 0; `train` does it first.
+        """Search for anchors, which say how far steps may lead, and start log Z from the estimate of a first batch.
+
+        `train` does it first.
 
         Raises:
             InputError: when the density is zero wherever it was looked at, and whatever the density raises.
@@ -406,6 +408,7 @@ class Trainer:
             self.anchors = self._own(
                 self.ranks.from_main(lambda: find_anchors(self.target, config.anchors, self._sigma, **where))
             )
+        self._hold_means()
         with torch.no_grad():
             context = self.new_paths.contexts(self._share.batch_size)
             paths = self.new_paths.collect(self._share.batch_size, context=context)
@@ -424,6 +427,20 @@ class Trainer:
         self._prepared = True
         self._agree()
         self.seconds += time.perf_counter() - begun
+
+    def _hold_means(self) -> None:
+        """No mean leads farther out than some times the anchors' extent, or the spread of the reference's samples."""
+        factor = self.config.agent.reach
+        if factor is None or self.anchors is None or not isinstance(self.agent, Agent):
+            return
+        extent = self.agent.space.coordinates(self.anchors.states).abs().amax(0)
+        (extents,) = self.ranks.gather_rows([extent.unsqueeze(0)], even=True)  # each has anchors of its own
+        bound = factor * extents.amax(0).clamp_min(self._sigma)
+        agents = [self.agent, *([] if self.averaged is None else [cast(Agent, self.averaged.module)])]
+        if isinstance(self.objective, JointLoss) and self.objective.use_targets:
+            agents.append(cast(Agent, self.objective.target_agent))
+        for agent in agents:
+            agent.hold_means(bound)
 
     def step(self) -> TensorDict:
         """One iteration; returns the losses, and the log-ratios that became priorities.

@@ -87,6 +87,7 @@ def moved(trainer):
     "changes",
     [
         {},
+        {"agent": {"reach": 0.1}},
         {"agent": {"time_grid_power": None}, "replay": {"priority": "importance_weight", "beta": 0.5}},
         {"target_rate": 0.0, "average_decay": 0.0, "single_optimiser": True, "replay": {"priority": "loss"}},
         {"agent": {"destruction_schedule": "learned", "shared_backbone": False}, "target_networks": "generation"},

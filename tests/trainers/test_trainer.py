@@ -789,3 +789,33 @@ def test_a_collapsed_sampler_is_flagged(tiny):
     assert found["mode_coverage"] < 0.1
     for name in ("ess_forward", "sandwich_width", "mode_coverage"):
         assert f"{name} = " in warnings
+
+
+def test_the_anchors_say_how_far_means_may_lead(tiny):
+    trainer = make(tiny(agent={"reach": 1.5}))
+    trainer.train(2)
+    extent = trainer.agent.space.coordinates(trainer.anchors.states).abs().amax(0)
+    bound = 1.5 * extent.clamp_min(trainer.target.scale)
+    assert (extent > trainer.target.scale).all()
+    for agent in (trainer.agent, trainer.averaged.module, trainer.objective.target_agent):
+        for head in (agent.generation, agent.destruction):
+            torch.testing.assert_close(head.reach.bound.squeeze(-1), bound)
+    again = make(tiny(agent={"reach": 1.5}))
+    again.load_state_dict(trainer.state_dict())
+    for agent in (again.agent, again.averaged.module, again.objective.target_agent):
+        torch.testing.assert_close(agent.destruction.reach.bound.squeeze(-1), bound)
+
+
+def test_a_narrow_target_leaves_the_reference_its_spread(tiny):
+    narrow = CallableTarget(lambda x: normal(x / 1e-2), dim=1, scale=3.0)
+    trainer = make(tiny(agent={"reach": 2.0}, target="a.py:b"), target=narrow)
+    trainer.prepare()
+    assert float(trainer.agent.generation.reach.bound) == 6.0
+
+
+@pytest.mark.parametrize("changes", [{"agent": {"reach": None}}, {"anchors": {"share": 0.0}}])
+def test_means_lead_anywhere_without_anchors_or_where_none_is_asked_for(tiny, changes):
+    trainer = make(tiny(**changes))
+    trainer.prepare()
+    reach = trainer.agent.generation.reach
+    assert reach is None or (reach.bound == 1e30).all()
