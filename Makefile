@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## train a sampler on a 25-mode mixture and write its run fol
 	$(BIN)/ebbflow $(DEMO)
 
 test: lint $(INSTALLED) ## lint, types, and all tests (docstring examples included) with coverage
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report=term
 
 lint: types $(INSTALLED) ## formatting, lint rules and types; changes nothing
 	$(BIN)/ruff format --check $(CODE)

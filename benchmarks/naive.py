@@ -39,7 +39,7 @@ ON_POLICY = TrainConfig(
     steps=20,
     iterations=1_000_000,  # of which few are done: the rates stay what they are
     threads=1,
-    agent=AgentConfig(width=64, time_grid_power=2.0),
+    agent=AgentConfig(width=64, time_grid_power=2.0, reach=None),
     exploration=ExplorationConfig(scale=1.0),
     replay=ReplayConfig(share=0.0),
     residual_bound=None,

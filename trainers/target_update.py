@@ -1,7 +1,7 @@
 """How target networks follow the networks that are trained."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchrl.objectives import SoftUpdate
 
 __all__ = ["TargetUpdate"]
@@ -39,7 +39,8 @@ class TargetUpdate(SoftUpdate):
         """Move the target networks once."""
         if self._lists is None:
             sources, targets = self._sources["agent_params"].data, self._targets["target_agent_params"].data
-            names = sorted(sources.keys(True, True), key=str)
+            learned = self._sources["agent_params"].items(True, True)  # constants stay as they are
+            names = sorted((name for name, value in learned if isinstance(value, nn.Parameter)), key=str)
             self._lists = [sources[name] for name in names], [targets[name] for name in names]
         online, lagging = self._lists
         torch._foreach_lerp_(lagging, online, 1 - self.eps)

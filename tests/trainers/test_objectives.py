@@ -231,9 +231,10 @@ def test_targets_start_at_the_agent_and_move_by_the_rate():
         updater.step()
         expected = start.lerp(online, 1 - 0.9**rounds)
         for key, value in expected.items(True, True):
-            torch.testing.assert_close(targets[key], value)
+            if "constants" not in key:  # of which some are infinite
+                torch.testing.assert_close(targets[key], value)
     for name in ("generation", "destruction"):  # the reference's tables stay as they are
-        for table in ("factor", "variance"):
+        for table in ("factor", "variance", "constants"):
             assert torch.equal(targets[name, table], start[name, table])
     paths = agent.generate(5, TARGET)
     with targets.to_module(agent):
