@@ -147,11 +147,20 @@ def _constants(factor: Tensor, variance: Tensor, gain_unit: Tensor) -> Tensor:
     return torch.stack([factor, variance.sqrt(), variance.log(), gain]).unsqueeze(-1)
 
 
-def _in_columns(constants: Tensor, transition: StepIndex) -> tuple[Tensor, ...]:
-    """The four constants `[4, ...]` of transitions; those of a tensor of transitions go with its rows."""
+def _constants_at(
+    transition: StepIndex, constants: Tensor, scheduled: tuple[Tensor, Tensor, Tensor] | None
+) -> tuple[Tensor, ...]:
+    """The four `_constants` of transitions, or those made of what is `scheduled`; of one per row they go with the rows.
+
+    Of a schedule only those that are read are made: the last destruction has no gradient of its standard deviation.
+    """
+    if scheduled is None:
+        found = constants[:, transition]
+    else:
+        found = _constants(*(values[transition] for values in scheduled))
     if isinstance(transition, Tensor) and transition.ndim:
-        constants = constants.squeeze(-1).movedim(1, -1)
-    return constants.unbind(0)
+        found = found.squeeze(-1).movedim(1, -1)
+    return found.unbind(0)
 
 
 def _gain_units(variances: Sequence[float]) -> Tensor:
@@ -245,13 +254,11 @@ class GenerationHead(nn.Module):
         """
         outputs = (self.readout(hidden, features, transition) if raw is None else raw).unbind(-2)
         (schedule,) = self._schedule
-        if schedule is None:
-            constants = self.constants[:, transition]
-        else:
+        scheduled = None
+        if schedule is not None:
             variance = schedule.generation_variance()
-            values = self.factor.expand_as(variance), variance, self.gain_unit
-            constants = _constants(*(value[transition] for value in values))
-        factor, std, log_variance, gain = _in_columns(constants, transition)
+            scheduled = self.factor.expand_as(variance), variance, self.gain_unit
+        factor, std, log_variance, gain = _constants_at(transition, self.constants, scheduled)
         drift = outputs[0]
         if self.langevin is not None:
             if score is None:
@@ -368,12 +375,8 @@ class DestructionHead(nn.Module):
         nothing is learned, or where a caller has the `raw` outputs, columns `[..., dim, outputs, B]`. A deterministic
         step has log variance −inf.
         """
-        if self.schedule is None:
-            constants = self.constants[:, transition]
-        else:
-            values = *self.schedule.destruction(), self.gain_unit
-            constants = _constants(*(value[transition] for value in values))
-        factor, std, log_variance, gain = _in_columns(constants, transition)
+        scheduled = None if self.schedule is None else (*self.schedule.destruction(), self.gain_unit)
+        factor, std, log_variance, gain = _constants_at(transition, self.constants, scheduled)
         columns = state.movedim(0, -1)
         mean = factor * columns
         if self.readout is not None:

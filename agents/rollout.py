@@ -95,12 +95,12 @@ class Shared(NamedTuple):
     """What all steps of a rollout have in common, and is computed once for them.
 
     Attributes:
-        times: embeddings of the grid points, `[T+1, width]`; None where no trunk is read.
+        times: embeddings of the grid points, `[T+1, width]`.
         context: embeddings of the contexts, `[n, width]`; None without.
         readout: of both heads, where what they read is kept.
     """
 
-    times: Tensor | None
+    times: Tensor
     context: Tensor | None
     readout: JointReadout | None
 
@@ -160,11 +160,10 @@ def destroy_step(
 
 def take_steps(
     step: Callable[..., tuple[Tensor, Tensor]],
-    order: int,
     agent: "Agent",
     state: Tensor,
     u: Tensor,
-    points: range | Tensor,
+    points: Sequence[int | Tensor],
     score: Tensor | None,
     shared: Shared | None,
     noises: Sequence[Tensor],
@@ -173,12 +172,10 @@ def take_steps(
 ) -> list[Tensor]:
     """The states after each of the steps from `points`, and the coordinates of the last.
 
-    The `score` is that of `state`: where scores are read, it is one step that is taken. Points are in the order of
-    generation, and destruction takes them from the end (`order`).
+    The `score` is that of `state`: where scores are read, it is one step that is taken.
     """
     states = []
-    for i, noise, places in zip(range(len(points))[::order], noises, kept, strict=True):
-        k = points[i] if isinstance(points, range) else points[i : i + 1]
+    for k, noise, places in zip(points, noises, kept, strict=True):
         state, u = step(agent, state, u, k, score, shared, noise, *more, kept=places)
         states.append(state)
     return [*states, u]
@@ -189,24 +186,23 @@ def take_steps(
 
 def generate_steps(*args: Any) -> list[Tensor]:
     """Some steps of generation; see `take_steps`."""
-    return take_steps(generate_step, 1, *args)
+    return take_steps(generate_step, *args)
 
 
 def destroy_steps(*args: Any) -> list[Tensor]:
     """Some steps of destruction; see `take_steps`."""
-    return take_steps(destroy_step, -1, *args)
+    return take_steps(destroy_step, *args)
 
 
 def look(
     agent: "Agent",
     u: Tensor,
-    points: range | Tensor,
+    k: int | Tensor,
     score: Tensor | None,
     shared: Shared,
     kept: Sequence[Tensor],
 ) -> Tensor:
-    """Keeps what is computed of states with coordinates `u` `[n, dim]` at one point, from which no step is taken."""
-    k = points[0] if isinstance(points, range) else points
+    """Keeps what is computed of states with coordinates `u` `[n, dim]`, from which no step is taken."""
     return agent.seen(agent.backbone, u, k, score, shared, kept)[1]
 
 
@@ -228,7 +224,7 @@ def _noise(state: Tensor) -> Tensor:
 
 
 def _blocks(points: range, *, together: bool) -> list[range]:
-    """Consecutive points, one by one or as many at a time as divide their number, at most five, from `points` on.
+    """Consecutive points, one by one or as many at a time as divide their number, at most five.
 
     What is compiled costs a tenth of a millisecond a call, and seconds of compiling for each step in it.
     """
@@ -251,9 +247,9 @@ class _Calls:
         # As tensors, for what is compiled would be compiled anew for other numbers.
         self.points = torch.arange(agent.steps + 1, device=device) if self.compiles else None
 
-    def at(self, points: range) -> range | Tensor:
-        """These grid points."""
-        return points if self.points is None else self.points[points.start : points.stop]
+    def at(self, k: int) -> int | Tensor:
+        """The grid point k."""
+        return k if self.points is None else self.points[k : k + 1]
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
         if not self.compiles:
@@ -323,14 +319,14 @@ def rollout_generation(
                     slope = agent.space.score(state, density.value_and_score(state.contiguous(), *conditions)[1])
             noises = [_noise(state) if noise is None else noise[k - first] for k in block]
             kept = [() if recording is None else recording.at(k) for k in block]
+            places = [call.at(k) for k in block]
             more = (shared, noises, kept, widening, slope)
-            *between, state, u = call(generate_steps, agent, state, u, call.at(block), score, *more)
+            *between, state, u = call(generate_steps, agent, state, u, places, score, *more)
             visits.states += between
         state = state.clone() if free else state
         score = visits.add(state)
         if recording is not None:
-            end = range(agent.steps, agent.steps + 1)
-            call(look, agent, u, call.at(end), score, shared, recording.at(agent.steps))
+            call(look, agent, u, call.at(agent.steps), score, shared, recording.at(agent.steps))
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
 
@@ -370,16 +366,15 @@ def rollout_destruction(
         call = _Calls(agent, state.device, compiles=True, free=not agent.needs_score)
         if log_reward is None and density is not None and not agent.needs_score:
             log_reward = density(x.contiguous(), *conditions)
-        for block in reversed(_blocks(range(first + 1, agent.steps + 1), together=call.together)):
+        for block in _blocks(range(agent.steps, first, -1), together=call.together):
             score = visits.add(state)
             log_reward = visits.value if log_reward is None else log_reward
-            noises = [_noise(state) if noise is None else noise[agent.steps - k] for k in reversed(block)]
-            kept = [() if recording is None else recording.at(k) for k in reversed(block)]
+            noises = [_noise(state) if noise is None else noise[agent.steps - k] for k in block]
+            kept = [() if recording is None else recording.at(k) for k in block]
             more = (score, shared, noises, kept)
-            *between, state, u = call(destroy_steps, agent, state, u, call.at(block), *more)
+            *between, state, u = call(destroy_steps, agent, state, u, [call.at(k) for k in block], *more)
             visits.states += between
         score = visits.add(state)
         if recording is not None:
-            end = range(1)
-            call(look, agent, u, call.at(end), score, shared, recording.at(0))
+            call(look, agent, u, call.at(0), score, shared, recording.at(0))
         return visits.trajectory(log_reward, context, reverse=True)

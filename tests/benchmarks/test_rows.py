@@ -70,7 +70,7 @@ def test_an_ablation_runs_resumes_and_tells_failures(tmp_path, capsys):
 
     grid, rows = tmp_path / "grid.json", tmp_path / "rows.jsonl"
     breaking = {"iterations": 30, "generation_optimiser.rate": 1e38, "generation_optimiser.table_rate": 1e38}
-    breaking["agent.reach"] = None
+    breaking["agent.reach"] = None  # which would hold the states that are to lead too far away
     changes = {"recipe": {}, "breaks": breaking, "short": {"steps": 2, "agent.tables": False}}
     changes["breaks at once"] = breaking | {"agent.compression": None}
     grid.write_text(json.dumps({"targets": ["gmm25"], "seeds": [0, 1], "base": TINY, "changes": changes}))
