@@ -207,6 +207,11 @@ class Agent(Policies):
 
     # Whole trajectories -------------------------------------------------------------------------------------------
 
+    @property
+    def starts_alike(self) -> bool:
+        """Whether all paths begin with the same state and context: then one row of it is enough."""
+        return self.reference.is_dirac and self.context_space is None and not self.starts_from_samples
+
     def initial_state(self, n: int) -> Tensor:
         """`n` draws of the initial law, `[n, dim]`."""
         like = self.generation.factor

@@ -8,6 +8,7 @@ For B trajectories of T steps in dim coordinates, with F features and O outputs 
 are (dim · (F + O) + 2 L W) · (T + 1) · B numbers, about those that a loss keeps for its backward anyway.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -29,10 +30,13 @@ __all__ = ["Recording"]
 class Recording:
     """Features, hidden vectors and raw outputs of all T + 1 states of B trajectories, rows innermost.
 
+    Where all paths start alike, layers are known of x_0 of the first path only.
+
     Attributes:
         features: `[T+1, dim · F, B]`.
         layers: of each layer what goes into its activation, and what comes out of it, both `[T+1, width, B]`.
         raw: the raw outputs of both heads, as `JointReadout.read` gives them, `[T+1, dim, outputs, B]`.
+        starts_alike: whether all paths have the same x_0.
 
     Example:
         >>> from ebbflow.agents import AgentConfig, build_agent
@@ -49,6 +53,7 @@ class Recording:
     features: Tensor
     layers: Sequence[tuple[Tensor, Tensor]]
     raw: Tensor
+    starts_alike: bool = False
     _versions: list[int] = field(default_factory=list, repr=False)
 
     @staticmethod
@@ -77,16 +82,29 @@ class Recording:
         width, layers = agent.backbone.width, 1 + len(agent.backbone.layers)
         inputs, dim = agent.backbone.embed_state.in_features, agent.space.dim
         raw = buffer(dim, len(agent.joint_readout().bias) // dim)
-        return cls(buffer(inputs), [(buffer(width), buffer(width)) for _ in range(layers)], raw)
+        buffers = [(buffer(width), buffer(width)) for _ in range(layers)]
+        return cls(buffer(inputs), buffers, raw, agent.starts_alike)
 
     def rows(self, begin: int, end: int) -> Self:
         """The part of the trajectories from `begin` on and before `end`; written to it is written here."""
         layers = [(before[..., begin:end], after[..., begin:end]) for before, after in self.layers]
-        return type(self)(self.features[..., begin:end], layers, self.raw[..., begin:end], self._versions)
+        features, raw = self.features[..., begin:end], self.raw[..., begin:end]
+        return type(self)(features, layers, raw, self.starts_alike, self._versions)
 
     def at(self, k: int) -> list[Tensor]:
-        """Where the numbers of states at grid point `k` go, each `[..., B]`: features, of each layer both, raw."""
-        return [self.features[k], *(part[k] for layer in self.layers for part in layer), self.raw[k]]
+        """Where the numbers of states at grid point `k` go, each `[..., B]`: features, of each layer both, raw.
+
+        There is one row of them where it is the same for all paths.
+        """
+        rows = slice(1) if self.starts_alike and k == 0 else slice(None)
+        parts = self.features, *(part for layer in self.layers for part in layer), self.raw
+        return [part[k, ..., rows] for part in parts]
+
+    def repeat_start(self) -> None:
+        """Copy what heads read, and have read, of an x_0 that is the same for all paths to the rows of all."""
+        if self.starts_alike:
+            for part in (self.features, self.raw):
+                part[0, ..., 1:] = part[0, ..., :1]
 
     # What the parameters were -------------------------------------------------------------------------------------
 
@@ -122,7 +140,7 @@ class Recording:
         weights += [readout.weight, readout.bias]
         parts = [part for layer in self.layers for part in layer]
         begin = 2 if agent.reference.is_dirac else 1
-        settings = _Settings(backbone, readout.first, begin, trunk, len(weights))
+        settings = _Settings(backbone, readout.first, begin, trunk, len(weights), self.starts_alike)
         return _Recorded.apply(settings, context, readout.table, *weights, self.raw, self.features, *parts)
 
 
@@ -133,13 +151,14 @@ def _versions_of(agent: "Agent") -> list[int]:
 
 
 class _Settings(NamedTuple):
-    """What is no tensor: the trunk, generation's outputs, the first state with a destruction, who trains the trunk."""
+    """What is no tensor."""
 
     backbone: Backbone
     first: int
     begin: int
     trunk: str
     weights: int
+    starts_alike: bool
 
 
 class _Recorded(torch.autograd.Function):
@@ -168,26 +187,46 @@ class _Recorded(torch.autograd.Function):
         raw = features.new_zeros(ctx.size)
         raw[:-1, :, :first] = gradients[0]
         raw[settings.begin :, :, first:] = gradients[1]
-        of_table = None
-        if ctx.tabulated:
-            columns = features.unflatten(1, (ctx.size[1], -1)).flatten(0, 1)  # [(T+1) · dim, F, B]
-            of_table = torch.bmm(raw.flatten(0, 1), columns.mT).unflatten(0, ctx.size[:2])
-        gradient = raw.flatten(1, 2)
-        of_weights = [sum_of_products(gradient, parts[-1]), gradient.sum((0, 2))]
         weight = weights[-2]
         if settings.trunk != "both":
             weight = weight.unflatten(0, ctx.size[1:3]).clone()
             weight[:, first:] *= settings.trunk == "destruction"
             weight[:, :first] *= settings.trunk == "generation"
             weight = weight.flatten(0, 1)
-        gradient = torch.bmm(weight.T.expand(len(gradient), -1, -1), gradient)
-        for number in range(len(parts) // 2 - 1, 0, -1):
-            gradient = torch.ops.aten.gelu_backward(gradient, parts[2 * number])
-            layer = layers[number - 1]
-            of_weight = sum_of_products(gradient, parts[2 * number - 1], layer.product)
-            of_weights[:0] = [of_weight, gradient.sum((0, 2))]
-            gradient = layer.product(weights[2 * number].T.expand(len(gradient), -1, -1), gradient)
-        gradient = torch.ops.aten.gelu_backward(gradient, parts[0])
-        of_weights[:0] = [sum_of_products(gradient, features), gradient.sum(2)]
-        of_context = gradient.sum(0).T.unsqueeze(1) if ctx.conditional else None
+
+        def of(raw: Tensor, features: Tensor, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+            """What each grid point has a gradient of its own of; what all have together; and that of the embedding."""
+            gradient = raw.flatten(1, 2)
+            own, joint = [], [sum_of_products(gradient, parts[-1]), gradient.sum((0, 2))]
+            if ctx.tabulated:
+                columns = features.unflatten(1, (ctx.size[1], -1)).flatten(0, 1)  # [points · dim, F, B]
+                own.append(torch.bmm(raw.flatten(0, 1), columns.mT).unflatten(0, raw.shape[:2]))
+            gradient = torch.bmm(weight.T.expand(len(gradient), -1, -1), gradient)
+            for number in range(len(parts) // 2 - 1, 0, -1):
+                gradient = _through_gelu(gradient, *parts[2 * number : 2 * number + 2])
+                layer = layers[number - 1]
+                joint[:0] = [sum_of_products(gradient, parts[2 * number - 1], layer.product), gradient.sum((0, 2))]
+                gradient = layer.product(weights[2 * number].T.expand(len(gradient), -1, -1), gradient)
+            gradient = _through_gelu(gradient, *parts[:2])
+            return [gradient.sum(2), *own], [sum_of_products(gradient, features), *joint], gradient
+
+        if settings.starts_alike:
+            start = of(raw[:1].sum(-1, keepdim=True), features[:1, :, :1], [part[:1, :, :1] for part in parts])
+            rest = of(raw[1:], features[1:], [part[1:] for part in parts])
+            own = [torch.cat(both) for both in zip(start[0], rest[0], strict=True)]
+            joint = [one + other for one, other in zip(start[1], rest[1], strict=True)]
+            of_context = None
+        else:
+            own, joint, gradient = of(raw, features, parts)
+            of_context = gradient.sum(0).T.unsqueeze(1) if ctx.conditional else None
+        of_weights = [joint[0], own[0], *joint[1:]]
+        of_table = own[1] if ctx.tabulated else None
         return None, of_context, of_table, *of_weights, *[None] * (2 + len(parts))
+
+
+def _through_gelu(gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The gradient of y = x Φ(x), times Φ(x) + x φ(x)."""
+    if not torch.compiler.is_compiling():
+        return torch.ops.aten.gelu_backward(gradient, x)
+    below = torch.where(x == 0.0, 0.5, y / x)  # half the time of the error function
+    return gradient * (below + x * (x.square() * -0.5).exp() * (2.0 * math.pi) ** -0.5)

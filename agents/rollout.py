@@ -39,13 +39,19 @@ class Density(Protocol):
 
 
 class _Visits:
-    """The states of a trajectory as they are visited, with their scores where the agent reads them."""
+    """The states of `n` trajectories as they are visited, with their scores where the agent reads them.
 
-    def __init__(self, agent: "Agent", density: Density | None, conditions: tuple[Tensor, ...], first: int = 0) -> None:
+    A state that is the same for all may be visited as `[1, dim]`.
+    """
+
+    def __init__(
+        self, agent: "Agent", n: int, density: Density | None, conditions: tuple[Tensor, ...], first: int = 0
+    ) -> None:
         if agent.needs_score and density is None:
             raise InputError("this agent reads the gradient of the log density: pass the target as `density`")
         if not 0 <= first < agent.steps:
             raise InputError(f"first: expected a grid point from 0 to {agent.steps - 1}, got {first!r}")
+        self.n = n
         self.density = density
         self.conditions = conditions
         self.space = agent.space
@@ -81,14 +87,16 @@ class _Visits:
 
     def trajectory(self, log_reward: Tensor | None, context: Tensor | None, *, reverse: bool = False) -> TensorDict:
         order = -1 if reverse else 1
-        columns = {"state": stack_steps(self.states[::order])}  # [B, T+1, dim]
-        if self.scores:
-            columns["score"] = stack_steps(self.scores[::order])
+        columns = {"state": self.states, **({"score": self.scores} if self.scores else {})}
+        columns = {
+            name: stack_steps([column.expand(self.n, *column.shape[1:]) for column in visited[::order]])
+            for name, visited in columns.items()
+        }  # [B, T+1, dim]
         if log_reward is not None:
             columns["log_reward"] = log_reward
         if context is not None:
             columns["context"] = context
-        return TensorDict(columns, batch_size=[columns["state"].shape[0]])
+        return TensorDict(columns, batch_size=[self.n])
 
 
 class Shared(NamedTuple):
@@ -125,7 +133,7 @@ def generate_step(
 ) -> tuple[Tensor, Tensor]:
     """x_{k+1} and its coordinates, of states x_k `[n, dim]` with coordinates `u`, from as much standard normal `noise`.
 
-    What is `shared` and `kept` is as in `Agent.generation_step`.
+    A state `[1, dim]` is that of all rows of the noise. What is `shared` and `kept` is as in `Agent.generation_step`.
 
     `widening` holds the scale, added and drift of `Agent.generate`, and `slope` the score that is drifted along. A step
     k that is a tensor `[1]` is that of all states, and makes no difference to what is compiled.
@@ -139,6 +147,7 @@ def generate_step(
         if isinstance(scale, Tensor) or isinstance(added, Tensor) or scale != 1.0 or added != 0.0:
             extra = added**2 * agent.generation.variance[k]
             std = ((scale * std).square() + extra).sqrt()
+    noise = noise if len(state) == len(noise) else rows_innermost(noise)  # as the states are, from here on
     return agent.space.moved_to(torch.addcmul(mean, std.expand_as(mean), noise), state, u, k)
 
 
@@ -181,7 +190,13 @@ def take_steps(
     return [*states, u]
 
 
-# Two functions, for the compiler gives up on a function that it has compiled for eight kinds of arguments.
+# Functions of their own, for the compiler gives up on one that it has compiled for eight kinds of arguments, and takes
+# a number of rows that changes from call to call for one that may be any.
+
+
+def generate_first_steps(*args: Any) -> list[Tensor]:
+    """Some steps of generation from one row x_0, which all have in common; see `take_steps`."""
+    return take_steps(generate_step, *args)
 
 
 def generate_steps(*args: Any) -> list[Tensor]:
@@ -218,9 +233,9 @@ def _begin(recording: Recording | None, agent: "Agent", n: int, first: int, *, d
     recording.begin(agent)
 
 
-def _noise(state: Tensor) -> Tensor:
-    """Standard normal numbers, drawn row by row in whatever order the state lies in memory."""
-    return torch.randn(state.shape, dtype=state.dtype, device=state.device)
+def _noise(state: Tensor, n: int) -> Tensor:
+    """Standard normal numbers for `n` rows, drawn row by row in whatever order the state lies in memory."""
+    return torch.randn((n, *state.shape[1:]), dtype=state.dtype, device=state.device)
 
 
 def _blocks(points: range, *, together: bool) -> list[range]:
@@ -236,11 +251,13 @@ class _Calls:
     """How the functions above are called: as they are, or compiled as the agent says; what they return stays.
 
     Where steps are `free` of densities and gradients, nothing is noted of how their tensors came to be, which takes a
-    tenth off a step (`torch.inference_mode`). A density, which may differentiate, is given a copy.
+    tenth off a step (`torch.inference_mode`). A density, which may differentiate, is given a copy. Rollouts that are
+    `recorded` are compiled for the number of their rows, which seldom changes.
     """
 
-    def __init__(self, agent: "Agent", device: torch.device, *, compiles: bool, free: bool) -> None:
+    def __init__(self, agent: "Agent", device: torch.device, *, compiles: bool, free: bool, recorded: bool) -> None:
         self.compiles = compiles and agent.compiled
+        self.recorded = recorded
         self.free = free
         self.graphs = agent.cuda_graphs
         self.together = self.compiles and free
@@ -255,7 +272,7 @@ class _Calls:
         if not self.compiles:
             with torch.inference_mode() if self.free else nullcontext():
                 return function(*args)
-        call = compiled(function, dynamic=True, cuda_graphs=self.graphs)
+        call = compiled(function, dynamic=None if self.recorded else True, cuda_graphs=self.graphs)
         if not self.graphs:
             return call(*args)
         begin_graphs()  # one graph for all steps of a rollout: its results are written over by the next
@@ -298,11 +315,13 @@ def rollout_generation(
         raise InputError("drift: needs the gradient of the log density: pass the target as `density`")
     context, conditions = agent.contexts_of(n, context)
     with torch.set_grad_enabled(differentiable):
-        visits = _Visits(agent, density, conditions, first)
-        state = rows_innermost(agent.initial_state(n) if start is None else start)
+        visits = _Visits(agent, n, density, conditions, first)
+        alike = start is None and agent.starts_alike
+        state = rows_innermost(agent.initial_state(1 if alike else n) if start is None else start)
         u = agent.space.coordinates(state)
         free = not (differentiable or agent.needs_score or drift)
-        call = _Calls(agent, state.device, compiles=not differentiable, free=free)
+        recorded = recording is not None
+        call = _Calls(agent, state.device, compiles=not differentiable, free=free, recorded=recorded)
         shared = Shared.of(agent, agent.backbone, context, recording)
         numbers = (scale, added, drift)
         widening: Any = numbers
@@ -317,16 +336,18 @@ def rollout_generation(
                 slope = score
                 if slope is None:
                     slope = agent.space.score(state, density.value_and_score(state.contiguous(), *conditions)[1])
-            noises = [_noise(state) if noise is None else noise[k - first] for k in block]
+            noises = [_noise(state, n) if noise is None else noise[k - first] for k in block]
             kept = [() if recording is None else recording.at(k) for k in block]
             places = [call.at(k) for k in block]
             more = (shared, noises, kept, widening, slope)
-            *between, state, u = call(generate_steps, agent, state, u, places, score, *more)
+            steps = generate_first_steps if alike and block[0] == 0 else generate_steps
+            *between, state, u = call(steps, agent, state, u, places, score, *more)
             visits.states += between
         state = state.clone() if free else state
         score = visits.add(state)
         if recording is not None:
             call(look, agent, u, call.at(agent.steps), score, shared, recording.at(agent.steps))
+            recording.repeat_start()
         return visits.trajectory(visits.log_reward(differentiable=differentiable), context)
 
 
@@ -358,23 +379,27 @@ def rollout_destruction(
     _begin(recording, agent, len(x), first)
     context, conditions = agent.contexts_of(len(x), context)
     with torch.no_grad():
-        visits = _Visits(agent, density, conditions, first)
+        visits = _Visits(agent, len(x), density, conditions, first)
         reads = agent.destruction.reads_state
         shared = Shared.of(agent, agent.destruction_trunk, context, recording) if reads else None
         state = rows_innermost(x)
         u = agent.space.coordinates(state)
-        call = _Calls(agent, state.device, compiles=True, free=not agent.needs_score)
+        free, recorded = not agent.needs_score, recording is not None
+        call = _Calls(agent, state.device, compiles=True, free=free, recorded=recorded)
         if log_reward is None and density is not None and not agent.needs_score:
             log_reward = density(x.contiguous(), *conditions)
         for block in _blocks(range(agent.steps, first, -1), together=call.together):
             score = visits.add(state)
             log_reward = visits.value if log_reward is None else log_reward
-            noises = [_noise(state) if noise is None else noise[agent.steps - k] for k in block]
+            noises = [_noise(state, len(x)) if noise is None else noise[agent.steps - k] for k in block]
             kept = [() if recording is None else recording.at(k) for k in block]
             more = (score, shared, noises, kept)
             *between, state, u = call(destroy_steps, agent, state, u, [call.at(k) for k in block], *more)
             visits.states += between
+        if agent.starts_alike and first == 0:
+            state, u = state[:1], u[:1]
         score = visits.add(state)
         if recording is not None:
             call(look, agent, u, call.at(0), score, shared, recording.at(0))
+            recording.repeat_start()
         return visits.trajectory(log_reward, context, reverse=True)

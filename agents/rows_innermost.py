@@ -106,7 +106,7 @@ def linear(
         >>> linear(torch.ones(3, 2, 5), torch.ones(4, 2), torch.zeros(4)).shape
         torch.Size([3, 4, 5])
     """
-    if columns.ndim == 2 and product is torch.bmm:
+    if columns.ndim == 2 and product is torch.bmm and not torch.compiler.is_compiling():
         return written(place, torch.addmm, bias.unsqueeze(-1), weight, columns)
     if columns.ndim > 2 and few_rows(columns, weight):
         products = product(weight.unsqueeze(0), _folded(columns)).squeeze(0)

@@ -83,8 +83,8 @@ def test_the_methods_are_the_functions(random_agent, quartic):
 @pytest.mark.parametrize("reads", ["plain", "langevin", "score"])
 def test_density_calls(random_agent, quartic, reads):
     agent = random_agent(**SETTINGS[reads])
-    states = (agent.steps + 1) * ROWS if agent.needs_score else ROWS
-    gradients = (agent.steps + 1) * ROWS if agent.needs_score else 0
+    states = agent.steps * ROWS + 1 if agent.needs_score else ROWS  # x_0 is the same for all rows
+    gradients = states if agent.needs_score else 0
     agent.generate(ROWS, quartic)
     assert (quartic.energy_calls, quartic.gradient_calls) == (states, gradients)
     agent.destroy(torch.randn(ROWS, 2), quartic)
@@ -222,12 +222,16 @@ def test_the_drift_pushes_every_step_along_the_bounded_score(random_agent, quart
 
 
 def test_what_the_drift_costs(random_agent, quartic):
-    """A value and a gradient for each step; nothing more where the policy reads the score anyway, or without drift."""
-    for settings, drift, expected in (({}, 0.5, (4, 3)), ({}, 0.0, (1, 0)), ({"langevin": True}, 0.5, (4, 4))):
+    """A value and a gradient for each step; nothing more where the policy reads the score anyway, or without drift.
+
+    Of x_0, which is the same for all rows, it is one.
+    """
+    drifting, reading = (3 * ROWS + 1, 2 * ROWS + 1), (3 * ROWS + 1, 3 * ROWS + 1)
+    for settings, drift, expected in (({}, 0.5, drifting), ({}, 0.0, (ROWS, 0)), ({"langevin": True}, 0.5, reading)):
         before = quartic.energy_calls, quartic.gradient_calls
         random_agent(steps=3, **settings).generate(ROWS, quartic, drift=drift)
         calls = quartic.energy_calls - before[0], quartic.gradient_calls - before[1]
-        assert calls == (ROWS * expected[0], ROWS * expected[1])
+        assert calls == expected
     with pytest.raises(InputError, match="drift: needs the gradient of the log density"):
         random_agent().generate(ROWS, drift=0.5)
 
