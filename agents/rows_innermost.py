@@ -48,13 +48,15 @@ def cat_rows(parts: Sequence[Tensor]) -> Tensor:
 
 
 def cat_trajectories(parts: Sequence[TensorDict]) -> TensorDict:
-    """Trajectories `[B_i]` with the same columns, one after the other, `[ΣB_i]`.
+    """Trajectories `[B_i]` with the same columns, one after the other, `[ΣB_i]`; the columns of a single one as they are.
 
     Example:
         >>> parts = [TensorDict({"state": torch.zeros(n, 3, 2)}, batch_size=[n]) for n in (1, 2)]
         >>> cat_trajectories(parts)["state"].stride()
         (1, 6, 3)
     """
+    if len(parts) == 1:
+        return parts[0].clone(recurse=False)
     columns = {name: cat_rows([part[name] for part in parts]) for name in list(parts[0].keys())}
     return TensorDict(columns, batch_size=[sum(len(part) for part in parts)])
 

@@ -98,16 +98,17 @@ class Optimisers:
 
     def step(self, loss: Tensor) -> None:
         """One update of everything from the gradient of `loss`; left out where it is not finite."""
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        groups = [group for optimiser in self.optimisers.values() for group in optimiser.param_groups]
-        self.ranks.sum_gradients([p for group in groups for p in group["params"]])
-        norms = [
-            torch.nn.utils.clip_grad_norm_(
-                [p for group in optimiser.param_groups for p in group["params"]], self.configs[name].clip_norm
-            )
+        parameters = {
+            name: [p for group in optimiser.param_groups for p in group["params"]]
             for name, optimiser in self.optimisers.items()
+        }
+        everything = [p for part in parameters.values() for p in part]
+        for parameter in everything:
+            parameter.grad = None
+        loss.backward()
+        self.ranks.sum_gradients(everything)
+        norms = [
+            torch.nn.utils.clip_grad_norm_(part, self.configs[name].clip_norm) for name, part in parameters.items()
         ]
         left_out = ~torch.stack([loss.detach(), *norms]).isfinite().all()
         self.skipped += left_out
