@@ -87,10 +87,10 @@ class _Visits:
 
     def trajectory(self, log_reward: Tensor | None, context: Tensor | None, *, reverse: bool = False) -> TensorDict:
         order = -1 if reverse else 1
-        columns = {"state": self.states, **({"score": self.scores} if self.scores else {})}
+        visited = {"state": self.states, **({"score": self.scores} if self.scores else {})}
         columns = {
-            name: stack_steps([column.expand(self.n, *column.shape[1:]) for column in visited[::order]])
-            for name, visited in columns.items()
+            name: stack_steps([one.expand(self.n, *one.shape[1:]) for one in each[::order]])
+            for name, each in visited.items()
         }  # [B, T+1, dim]
         if log_reward is not None:
             columns["log_reward"] = log_reward
