@@ -43,7 +43,9 @@ def check_same(agent, paths, recording, trunk="both", tolerance=1e-10):
         found.append([*terms, *(g for g in gradients if g is not None)])
     assert len(found[0]) == len(found[1]) > 10
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(other, one, rtol=tolerance, atol=tolerance * max(1.0, float(one.detach().abs().max())))
+        torch.testing.assert_close(
+            other, one, rtol=tolerance, atol=tolerance * max(1.0, float(one.detach().abs().max()))
+        )
     return found
 
 
