@@ -48,7 +48,7 @@ def cat_rows(parts: Sequence[Tensor]) -> Tensor:
 
 
 def cat_trajectories(parts: Sequence[TensorDict]) -> TensorDict:
-    """Trajectories `[B_i]` with the same columns, one after the other, `[ΣB_i]`; the columns of a single one as they are.
+    """Trajectories `[B_i]` with the same columns, one after the other, `[ΣB_i]`; of a single one they are as they were.
 
     Example:
         >>> parts = [TensorDict({"state": torch.zeros(n, 3, 2)}, batch_size=[n]) for n in (1, 2)]
