@@ -221,14 +221,23 @@ def look(
     return agent.seen(agent.backbone, u, k, score, shared, kept)[1]
 
 
-def _begin(recording: Recording | None, agent: "Agent", n: int, first: int, *, differentiable: bool = False) -> None:
+def _begin(
+    recording: Recording | None,
+    agent: "Agent",
+    n: int,
+    first: int,
+    *,
+    given: bool = False,
+    differentiable: bool = False,
+) -> None:
     """Note the parameters, or raise an InputError where there is nothing to record, or no place for it."""
     if recording is None:
         return
-    if first or differentiable or recording.features.shape[-1] != n:
+    given = given and recording.starts_alike
+    if first or given or differentiable or recording.features.shape[-1] != n:
         raise InputError(
-            f"recording: expected {recording.features.shape[-1]} whole paths without gradient, got {n} paths from grid "
-            f"point {first}{' with gradient' if differentiable else ''}"
+            f"recording: expected {recording.features.shape[-1]} whole paths without gradient, got {n} paths from "
+            f"{'given states' if given else f'grid point {first}'}{' with gradient' if differentiable else ''}"
         )
     recording.begin(agent)
 
@@ -297,8 +306,8 @@ def rollout_generation(
 ) -> TensorDict:
     """Sample `n` generation paths; see `Agent.generate`.
 
-    `noise` `[T - first, n, dim]`, standard normal numbers of each step, takes the place of torch's generator. `scale`
-    and `added` may be tensors `[]`, as they are where `torch.vmap` has one of each for every agent.
+    `noise` `[T - first, n, dim]`, standard normal numbers of each step, takes the place of torch's generator. A `start`
+    `[1, dim]` is that of all paths. `scale` and `added` may be tensors `[]`, as they are where `torch.vmap` has one of each for every agent.
 
     Example:
         >>> from ebbflow.agents import build_agent
@@ -310,14 +319,16 @@ def rollout_generation(
     """
     if start is None and first != 0:
         raise InputError(f"start: expected states at grid point {first}, got None")
-    _begin(recording, agent, n, first, differentiable=differentiable)
+    _begin(recording, agent, n, first, given=start is not None, differentiable=differentiable)
     if drift != 0.0 and density is None:
         raise InputError("drift: needs the gradient of the log density: pass the target as `density`")
     context, conditions = agent.contexts_of(n, context)
     with torch.set_grad_enabled(differentiable):
         visits = _Visits(agent, n, density, conditions, first)
-        alike = start is None and agent.starts_alike
-        state = rows_innermost(agent.initial_state(1 if alike else n) if start is None else start)
+        if start is None:
+            start = agent.initial_state(1 if agent.starts_alike else n)
+        alike = len(start) == 1  # one row for all
+        state = rows_innermost(start)
         u = agent.space.coordinates(state)
         free = not (differentiable or agent.needs_score or drift)
         recorded = recording is not None
@@ -340,7 +351,7 @@ def rollout_generation(
             kept = [() if recording is None else recording.at(k) for k in block]
             places = [call.at(k) for k in block]
             more = (shared, noises, kept, widening, slope)
-            steps = generate_first_steps if alike and block[0] == 0 else generate_steps
+            steps = generate_first_steps if alike and block[0] == first else generate_steps
             *between, state, u = call(steps, agent, state, u, places, score, *more)
             visits.states += between
         state = state.clone() if free else state

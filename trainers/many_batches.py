@@ -94,13 +94,13 @@ class ManyBatches:
         destroyed = anchored if self.as_paths else [a + b for a, b in counts]
         steps, dim, total = self.agent.steps, self.agent.space.dim, len(self.trainers)
         where: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
-        start = torch.zeros(total, max(new), dim, **where)
+        start = torch.zeros(total, 1 if self.agent.starts_alike else max(new), dim, **where)
         noise = torch.zeros(total, steps, max(new), dim, **where)
         noise_back = torch.zeros(total, steps, max(destroyed), dim, **where)
         uniform, picked = [], []
         for s, (trainer, stream) in enumerate(zip(self.trainers, self.streams, strict=True)):
             generator = stream.generator
-            if not self.agent.reference.is_dirac:
+            if not self.agent.starts_alike:
                 with stream:
                     start[s, : new[s]] = trainer.agent.initial_state(new[s])  # type: ignore[operator]
             for k in range(steps):
@@ -174,7 +174,7 @@ class ManyBatches:
                 return dict(
                     rollout_generation(
                         self.agent,
-                        len(start),
+                        noise.shape[1],
                         self.density,
                         start=start,
                         noise=noise,

@@ -24,7 +24,7 @@ class SharedDensity:
 
     Attributes:
         valid: of each run, which rows are any, `[S, n]` on the host; None for all. The others have the density 1, and
-            cost nothing.
+            cost nothing. A state `[1, dim]` is that of all rows of a run, and is any where one of them is.
 
     Example:
         >>> from ebbflow.envs import get_target
@@ -65,9 +65,10 @@ class SharedDensity:
         for target, n in zip(self.counted, self._counts(x), strict=True):
             target.energy_calls += n
         rows = x.reshape(-1, x.shape[-1])
-        if self.valid is None:
+        valid = self._valid(x)
+        if valid is None:
             return rows, None
-        places = self.valid.flatten().nonzero().squeeze(-1)
+        places = valid.flatten().nonzero().squeeze(-1)
         if x.ndim > 3:  # whole paths
             inner = x.shape[2:-1].numel()
             places = (places[:, None] * inner + torch.arange(inner)).flatten()
@@ -76,9 +77,16 @@ class SharedDensity:
 
     def _counts(self, x: Tensor) -> list[int]:
         inner = x.shape[2:-1].numel()
-        if self.valid is None:
+        valid = self._valid(x)
+        if valid is None:
             return [x.shape[1] * inner] * len(self.counted)
-        return [n * inner for n in self.valid.sum(1).tolist()]
+        return [n * inner for n in valid.sum(1).tolist()]
+
+    def _valid(self, x: Tensor) -> Tensor | None:
+        """`valid` of the rows of `x` `[S, n, ..., dim]`."""
+        if self.valid is None or x.shape[1] == self.valid.shape[1]:
+            return self.valid
+        return self.valid.any(1, keepdim=True)
 
     @staticmethod
     def _filled(shape: torch.Size, places: Tensor | None, values: Tensor) -> Tensor:

@@ -146,7 +146,10 @@ def test_a_trunk_of_ones_own_is_not_recorded(random_agent, quartic):
     assert agent.log_ratio(agent.destroy(torch.randn(4, 2), quartic)).shape == (4,)
 
 
-@pytest.mark.parametrize("wrong", [{"n": 3}, {"first": 1, "start": torch.zeros(4, 2)}, {"differentiable": True}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"n": 3}, {"first": 1, "start": torch.zeros(4, 2)}, {"start": torch.zeros(4, 2)}, {"differentiable": True}],
+)
 def test_paths_that_do_not_fit(random_agent, quartic, wrong):
     agent = random_agent()
     recording = Recording.of_agent(agent, 4)

@@ -236,6 +236,20 @@ def test_what_the_drift_costs(random_agent, quartic):
         random_agent().generate(ROWS, drift=0.5)
 
 
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_one_row_to_start_from_is_that_of_all(random_agent, quartic, settings):
+    agent = random_agent(**SETTINGS[settings])
+    noise = torch.randn(agent.steps, ROWS, 2)
+    found = [
+        rollout_generation(agent, ROWS, quartic, start=start, noise=noise)
+        for start in (None, torch.zeros(1, 2), torch.zeros(ROWS, 2))
+    ]
+    for other in found[1:]:
+        for name, column in found[0].items():
+            torch.testing.assert_close(other[name], column, rtol=1e-10, atol=1e-10)
+    assert found[0]["state"].shape == (ROWS, agent.steps + 1, 2)
+
+
 # Segments -------------------------------------------------------------------------------------------------------------
 
 

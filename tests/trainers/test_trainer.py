@@ -280,7 +280,7 @@ def test_the_drift_costs_a_gradient_a_step_until_it_is_gone(tiny):
         CallableTarget(normal, 2),
     )
     trainer.train()
-    assert trainer.gradient_calls == 6 * 16 * 3
+    assert trainer.gradient_calls == 6 * (16 * 2 + 1)  # x_0 is the same for all paths
     assert trainer.energy_calls == 16 + 12 * 16 + trainer.gradient_calls
 
 
@@ -315,8 +315,10 @@ def test_scores_cost_a_call_for_each_state_of_each_path(tiny):
     config = tiny(agent={"features": ["raw", "score"]}, replay={"contents": "path"}, anchors={"share": 0.0})
     trainer = make(config, CallableTarget(density, 2))
     trainer.train()
-    paths = 16 + 16 + 11 * 16  # to prepare; the first batch; new and remembered ones of the others
-    assert trainer.energy_calls == trainer.gradient_calls == density.states == paths * (3 + 1)
+    states = 16 * 3 + 1  # of new paths, of which x_0 is the same for all
+    remembered = 8 * (3 + 1)
+    states = 2 * states + 11 * (8 * 3 + 1 + remembered)  # to prepare; the first batch; both kinds in the others
+    assert trainer.energy_calls == trainer.gradient_calls == density.states == states
 
 
 def test_looking_at_a_run_does_not_cost(tiny):
