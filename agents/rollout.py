@@ -307,7 +307,8 @@ def rollout_generation(
     """Sample `n` generation paths; see `Agent.generate`.
 
     `noise` `[T - first, n, dim]`, standard normal numbers of each step, takes the place of torch's generator. A `start`
-    `[1, dim]` is that of all paths. `scale` and `added` may be tensors `[]`, as they are where `torch.vmap` has one of each for every agent.
+    `[1, dim]` is that of all paths. `scale` and `added` may be tensors `[]`, as they are where `torch.vmap` has one of
+    each for every agent.
 
     Example:
         >>> from ebbflow.agents import build_agent

@@ -30,8 +30,11 @@ RECIPE = TrainConfig()
 
 
 def energy_calls(particles: int, temperatures: int, config: TrainConfig = RECIPE) -> int:
-    """Energy calls of a search as a training makes it, whose ladder needs no shortened step."""
-    return particles * (1 + temperatures * (config.anchors.moves + 1) + config.anchors.final_moves)
+    """Energy calls of a search as a training makes it, whose ladder needs no shortened step, without final moves.
+
+    Of these there are as many as the target needs, in a training and here alike.
+    """
+    return particles * (1 + temperatures * (config.anchors.moves + 1))
 
 
 def budgets(config: TrainConfig = RECIPE) -> dict[str, tuple[int, int]]:
@@ -41,7 +44,7 @@ def budgets(config: TrainConfig = RECIPE) -> dict[str, tuple[int, int]]:
     spent = energy_calls(count, temperatures, config) + config.iterations * new + config.batch_size
     if config.agent.time_grid_power is None:  # a search for it, and the local length at each state found
         spent += SEARCH["count"] * (2 + SEARCH["temperatures"] * (SEARCH["moves"] + 1) + SEARCH["final_moves"])
-    matched = (spent // count - 1 - config.anchors.final_moves) // (config.anchors.moves + 1)
+    matched = (spent // count - 1) // (config.anchors.moves + 1)
     return {
         "a fifth of the anchors": (count // 5, temperatures),
         "the anchors": (count, temperatures),

@@ -95,8 +95,9 @@ class AnchorConfig:
     """Annealing steps."""
     moves: int = 2
     """Langevin moves at each temperature."""
-    final_moves: int = 200
-    """Langevin moves at the target itself, after the last temperature: into places too narrow to be found earlier."""
+    final_moves: int = 1600
+    """Most Langevin moves at the target itself, after the last temperature, into places too narrow to be found earlier.
+    They end where the population stays where it is, which most targets' does after 200."""
     compression: float | None = 0.07
     """Make every other Langevin move in compressed coordinates of this length (in units of the initial standard
     deviation), for densities whose scale varies by orders of magnitude, as a funnel's does. None: none of them."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ebbflow.buffers import Anchors, annealed_smc
-from ebbflow.buffers.annealing import _block, _Population, _systematic
+from ebbflow.buffers.annealing import _block, _differ, _Population, _systematic
 from ebbflow.buffers.langevin import Chains, Tempered, langevin_move
 from ebbflow.envs import Compressed, Continuous, InputError, Target, get_target
 
@@ -134,7 +134,7 @@ def test_compressed_moves_reach_further_into_a_funnels_neck():
 
 def test_final_moves_find_the_neck_and_go_on_from_where_the_ladder_ended():
     found = []
-    for final_moves in (0, 50, 400):
+    for final_moves in (0, 50, 200):
         torch.manual_seed(0)
         anchors = annealed_smc(
             get_target("funnel"), 1000, initial_std=4.5, temperatures=20, compression=0.07, final_moves=final_moves
@@ -143,6 +143,28 @@ def test_final_moves_find_the_neck_and_go_on_from_where_the_ladder_ended():
         found.append((anchors.log_z, float(anchors.states[:, 0].quantile(0.05))))  # the truth: -4.93
     assert found[0][0] == found[1][0] == found[2][0]
     assert found[2][1] < found[1][1] - 0.5 < found[0][1] - 1.0
+
+
+@pytest.mark.parametrize(("name", "compression"), [("gmm25", None), ("funnel", 0.07)])
+def test_final_moves_end_where_the_population_stays(name, compression):
+    n, calls = 4000, []
+    for final_moves in (0, 500):
+        torch.manual_seed(0)
+        target = get_target(name)
+        settings = {"initial_std": 1.5 * target.scale, "temperatures": 20, "compression": compression}
+        calls.append(annealed_smc(target, n, **settings, final_moves=final_moves).energy_calls)
+    assert (calls[1] - calls[0]) / n == (500 if name == "funnel" else 200)
+
+
+def test_populations_differ_when_they_do():
+    """At the level of 1 % for all coordinates together, and from a shift of a tenth on."""
+    torch.manual_seed(0)
+    same = [_differ(torch.randn(500, 20), torch.randn(500, 20)) for _ in range(300)]
+    assert sum(same) <= 10
+    x = torch.randn(5000, 20)
+    shifted = torch.randn(5000, 20)
+    shifted[:, 7] += 0.2
+    assert _differ(x, shifted) and not _differ(x, x)
 
 
 def test_final_moves_leave_the_density_alone():
