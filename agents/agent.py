@@ -249,7 +249,7 @@ class Agent(Policies):
             added: extra standard deviation, as a multiple of the reference step's (exploration).
             drift: pushes every step's mean by drift · std · clip(std · ∇log R, ±1) (exploration); ½ is the drift of
                 Langevin dynamics whose noise is the step's, bounded. One gradient call a step.
-            start: states x_j `[n, dim]` to go on from, instead of the initial law.
+            start: states x_j `[n, dim]` to go on from, instead of the initial law; or one for all, `[1, dim]`.
             first: the grid point j of `start`, from 0 to T − 1.
             differentiable: keep the graph of the reparametrised path and of its log reward; scores stay constants.
             recording: of `n` rows, to keep in it what is computed of whole paths without gradient.

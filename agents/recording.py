@@ -151,7 +151,11 @@ def _versions_of(agent: "Agent") -> list[int]:
 
 
 class _Settings(NamedTuple):
-    """What is no tensor."""
+    """What is no tensor.
+
+    The trunk; generation's outputs; the first state that has a destruction; who trains the trunk; how many of the
+    tensors are weights; whether x_0 is one row.
+    """
 
     backbone: Backbone
     first: int

@@ -328,6 +328,8 @@ def rollout_generation(
         visits = _Visits(agent, n, density, conditions, first)
         if start is None:
             start = agent.initial_state(1 if agent.starts_alike else n)
+        if len(start) not in (1, n):
+            raise InputError(f"start: expected {n} states, or one for all paths, got {len(start)}")
         alike = len(start) == 1  # one row for all
         state = rows_innermost(start)
         u = agent.space.coordinates(state)

@@ -250,6 +250,11 @@ def test_one_row_to_start_from_is_that_of_all(random_agent, quartic, settings):
     assert found[0]["state"].shape == (ROWS, agent.steps + 1, 2)
 
 
+def test_as_many_states_to_start_from_as_paths(random_agent, quartic):
+    with pytest.raises(InputError, match="start: expected 5 states, or one for all paths, got 3"):
+        random_agent().generate(5, quartic, start=torch.zeros(3, 2))
+
+
 # Segments -------------------------------------------------------------------------------------------------------------
 
 
