@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ebbflow.buffers import Anchors, annealed_smc
-from ebbflow.buffers.annealing import _block, _differ, _Population, _systematic
+from ebbflow.buffers.annealing import _block, _drifts, _Population, _systematic
 from ebbflow.buffers.langevin import Chains, Tempered, langevin_move
 from ebbflow.envs import Compressed, Continuous, InputError, Target, get_target
 
@@ -156,15 +156,18 @@ def test_final_moves_end_where_the_population_stays(name, compression):
     assert (calls[1] - calls[0]) / n == (500 if name == "funnel" else 200)
 
 
-def test_populations_differ_when_they_do():
-    """At the level of 1 % for all coordinates together, and from a shift of a tenth on."""
+def test_drifts_are_noticed():
+    """At the level of 1 % for all coordinates together; small ones by pairs, and in spread as well as in place."""
     torch.manual_seed(0)
-    same = [_differ(torch.randn(500, 20), torch.randn(500, 20)) for _ in range(300)]
-    assert sum(same) <= 10
+    assert sum(_drifts(torch.randn(500, 20), torch.randn(500, 20)) for _ in range(300)) <= 10
     x = torch.randn(5000, 20)
-    shifted = torch.randn(5000, 20)
-    shifted[:, 7] += 0.2
-    assert _differ(x, shifted) and not _differ(x, x)
+    assert not _drifts(x, x)
+    still = 0.95 * x + math.sqrt(1.0 - 0.95**2) * torch.randn(5000, 20)
+    assert not _drifts(x, still)
+    for moved in (still[:, 7] + 0.05, 1.05 * still[:, 7]):
+        other = still.clone()
+        other[:, 7] = moved
+        assert _drifts(x, other)
 
 
 def test_final_moves_leave_the_density_alone():
