@@ -108,6 +108,7 @@ def linear(
         >>> linear(torch.ones(3, 2, 5), torch.ones(4, 2), torch.zeros(4)).shape
         torch.Size([3, 4, 5])
     """
+    # Compiled code adds the bias with what follows; `addmm` would copy it to the result first.
     if columns.ndim == 2 and product is torch.bmm and not torch.compiler.is_compiling():
         return written(place, torch.addmm, bias.unsqueeze(-1), weight, columns)
     if columns.ndim > 2 and few_rows(columns, weight):

@@ -28,6 +28,7 @@ mode to another, is not noticed.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -139,8 +140,7 @@ def _drifts(before: Tensor, after: Tensor, level: float = 0.01) -> bool:
     ranks = (below.to(before.dtype) / (2 * n) - 1.0).T
     changes = torch.cat([ranks[n:] - ranks[:n], ranks[n:].abs() - ranks[:n].abs()], dim=1)  # [n, 2 d]
     t = changes.mean(0) / (changes.std(0) / math.sqrt(n)).clamp_min(torch.finfo(before.dtype).tiny)
-    bound = math.sqrt(2.0) * float(torch.erfinv(torch.tensor(1.0 - level / (2 * d), dtype=torch.float64)))
-    return bool(t.abs().max() > bound)
+    return bool(t.abs().max() > NormalDist().inv_cdf(1.0 - level / (4 * d)))
 
 
 def _check(n: int, temperatures: int, moves: int, final_moves: int, **positive: float) -> None:

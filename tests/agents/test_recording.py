@@ -32,7 +32,7 @@ def recorded(agent, density, new=5, destroyed=3, context=None):
     return torch.cat(parts), recording
 
 
-def check_same(agent, paths, recording, trunk="both", tolerance=1e-10):
+def check_same(agent, paths, recording, trunk="both", tolerance=1e-10, of_largest=False):
     parameters = list(agent.parameters())
     found = []
     for given in ({}, {"recording": recording}):
@@ -43,9 +43,8 @@ def check_same(agent, paths, recording, trunk="both", tolerance=1e-10):
         found.append([*terms, *(g for g in gradients if g is not None)])
     assert len(found[0]) == len(found[1]) > 10
     for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(
-            other, one, rtol=tolerance, atol=tolerance * max(1.0, float(one.detach().abs().max()))
-        )
+        size = float(one.detach().abs().max()) if of_largest else 1.0
+        torch.testing.assert_close(other, one, rtol=tolerance, atol=tolerance * size)
     return found
 
 
@@ -76,7 +75,10 @@ def test_rounded_products_are_rounded_in_the_gradient_too(random_agent, quartic,
     set_matmul_precision(agent, precision)
     torch.set_default_dtype(torch.float32)
     paths, recording = recorded(agent, quartic)
-    check_same(agent, paths, recording, tolerance=0.03 if precision == "bfloat16" else 1e-4)
+    if precision == "tf32":
+        check_same(agent, paths, recording, tolerance=1e-4)
+    else:  # the gradient at x_0 is rounded once for all rows, not row by row, and some of it cancels
+        check_same(agent, paths, recording, tolerance=5e-3, of_largest=True)
 
 
 def test_a_joint_loss_takes_it_with_target_networks(random_agent, quartic):
