@@ -246,20 +246,20 @@ def annealed_smc(
         spaces = [Continuous(dim)]
         if compression is not None:
             spaces.append(Compressed(dim, compression * initial_std))
-        log_steps, share = [0.0] * len(spaces), 0.5
+        log_steps, share = [torch.zeros((), dtype=torch.float64, device=device)] * len(spaces), 0.5
         ess_history: list[float] = []
-        acceptance: list[float] = []
+        acceptance: list[Tensor] = []
         schedule = [(i / temperatures) ** 2 for i in range(1, temperatures + 1)]
 
-        def langevin_moves(count: int, weight: Tensor) -> float:
+        def langevin_moves(count: int, weight: Tensor) -> Tensor:
             """`count` moves at the temperature reached, in the spaces by turns; returns their mean acceptance."""
             stds = [_std(space.coordinates(population.x), weight, initial_std) for space in spaces]
             accepted = []
             for move in range(count):
                 i = move % len(spaces)
-                accepted.append(float(langevin_move(path, population, stds[i], log_steps[i], spaces[i]).mean()))
-                log_steps[i] += accepted[-1] - target_acceptance
-            return sum(accepted) / count
+                accepted.append(langevin_move(path, population, stds[i], log_steps[i], spaces[i]).mean().double())
+                log_steps[i] = log_steps[i] + (accepted[-1] - target_acceptance)
+            return torch.stack(accepted).mean()
 
         while path.beta < 1.0:
             slope = population.energy - path.log_initial(population.x)
@@ -299,7 +299,7 @@ def annealed_smc(
         log_z=float(log_z),
         log_z_stderr=float(log_z_stderr),
         ess_history=torch.tensor(ess_history, dtype=torch.float64),
-        acceptance=torch.tensor(acceptance, dtype=torch.float64),
+        acceptance=torch.stack(acceptance).cpu(),
         energy_calls=target.energy_calls - calls[0],
         gradient_calls=target.gradient_calls - calls[1],
     )

@@ -94,7 +94,7 @@ class Tempered:
 
 
 def langevin_move(
-    density: Tempered, chains: Chains, std: Tensor, log_step: float, space: Continuous | None = None
+    density: Tempered, chains: Chains, std: Tensor, log_step: float | Tensor, space: Continuous | None = None
 ) -> Tensor:
     """One MALA move of all `chains`, in place (module docstring); one energy and one gradient call a chain.
 
@@ -102,7 +102,7 @@ def langevin_move(
         density: what it leaves alone.
         chains: `n` of them.
         std: the preconditioner s `[dim]`, the unit of steps, in the coordinates of the `space`.
-        log_step: log of the median step h.
+        log_step: log of the median step h; a tensor `[]` where it is adapted, so that nothing waits for it.
         space: in whose coordinates it is made; by default the states themselves.
 
     Returns:
@@ -118,7 +118,8 @@ def langevin_move(
     x = chains.x
     n, d = x.shape
     space = Continuous(d) if space is None else space
-    step = math.exp(log_step) * (_STEP_JITTER * torch.randn(n, 1, dtype=x.dtype, device=x.device)).exp()
+    median = math.exp(log_step) if isinstance(log_step, float) else log_step.exp()
+    step = median * (_STEP_JITTER * torch.randn(n, 1, dtype=x.dtype, device=x.device)).exp()
     limit = 2.0 * math.sqrt(d)
 
     def mean(x: Tensor, score: Tensor) -> Tensor:

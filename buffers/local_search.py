@@ -34,7 +34,7 @@ class LocalSearch(ABC):
         moves: moves of each state in one search, >= 1.
 
     Attributes:
-        acceptance: mean acceptance probability in the last search; NaN before the first.
+        acceptance: mean acceptance probability in the last search, `[]`, where its states are; NaN before the first.
         energy_calls: single densities evaluated by all searches so far.
         gradient_calls: single gradients evaluated by all searches so far.
 
@@ -45,7 +45,7 @@ class LocalSearch(ABC):
     def __init__(self, target: Target, moves: int) -> None:
         self.target = target
         self.moves = whole_number("moves", moves, least=1)
-        self.acceptance = float("nan")
+        self.acceptance = torch.tensor(torch.nan, dtype=torch.float64)
         self.energy_calls = 0
         self.gradient_calls = 0
 
@@ -57,19 +57,19 @@ class LocalSearch(ABC):
         calls = self.target.energy_calls, self.target.gradient_calls
         with torch.no_grad():
             states, log_reward, acceptance = self._move(states, log_reward, context)
-        self.acceptance = sum(acceptance) / len(acceptance)
+        self.acceptance = torch.stack(acceptance).mean()
         self.energy_calls += self.target.energy_calls - calls[0]
         self.gradient_calls += self.target.gradient_calls - calls[1]
         return states, log_reward
 
     @abstractmethod
-    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[float]]:
-        """Moved states, their log reward, and the mean acceptance of each move."""
+    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Moved states, their log reward, and the mean acceptance of each move, `[]` in double precision."""
 
     def state_dict(self) -> dict[str, float | int]:
         """Plain numbers: all that later searches depend on, and the counts."""
         return {
-            "acceptance": self.acceptance,
+            "acceptance": float(self.acceptance),
             "energy_calls": self.energy_calls,
             "gradient_calls": self.gradient_calls,
         }
@@ -83,7 +83,8 @@ class LocalSearch(ABC):
         for key in self.state_dict():
             if key not in state:
                 raise InputError(f"{key}: missing from the saved local search")
-            setattr(self, key, state[key])
+            value = state[key]
+            setattr(self, key, torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value)
 
 
 class LangevinSearch(LocalSearch):
@@ -95,7 +96,7 @@ class LangevinSearch(LocalSearch):
         target_acceptance: what the step size is adapted to, between 0 and 1.
 
     Attributes:
-        log_step: log of the step size, in units of the states' standard deviation.
+        log_step: log of the step size, in units of the states' standard deviation, `[]`, where these are.
 
     Raises:
         InputError: for a value out of range.
@@ -116,21 +117,22 @@ class LangevinSearch(LocalSearch):
         if not 0.0 < target_acceptance < 1.0:
             raise InputError(f"target_acceptance: expected a number between 0 and 1, got {target_acceptance!r}")
         self.target_acceptance = target_acceptance
-        self.log_step = 0.0
+        self.log_step = torch.zeros((), dtype=torch.float64)
 
-    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[float]]:
+    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
         std = states.std(dim=0, correction=0).clamp_min(1e-6 * self.target.scale)
         density = Tempered(self.target, context=context)
         chains = Chains(states, *density.value_and_score(states))
         acceptance = []
+        self.log_step = self.log_step.to(states.device, non_blocking=True)
         for _ in range(self.moves):
-            acceptance.append(float(langevin_move(density, chains, std, self.log_step).mean()))
-            self.log_step += acceptance[-1] - self.target_acceptance
+            acceptance.append(langevin_move(density, chains, std, self.log_step).mean().double())
+            self.log_step = self.log_step + (acceptance[-1] - self.target_acceptance)
         return chains.x, chains.energy, acceptance
 
     def state_dict(self) -> dict[str, float | int]:
         """With the adapted step size."""
-        return super().state_dict() | {"log_step": self.log_step}
+        return super().state_dict() | {"log_step": float(self.log_step)}
 
 
 class _Proposal(Protocol):
@@ -182,7 +184,7 @@ class EbbAndFlowSearch(LocalSearch):
         super().__init__(target, moves)
         self.propose = propose
 
-    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[float]]:
+    def _move(self, states: Tensor, log_reward: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
         given = {} if context is None else {"context": context}
         acceptance = []
         for _ in range(self.moves):
@@ -191,5 +193,5 @@ class EbbAndFlowSearch(LocalSearch):
             accepted = torch.rand_like(probability) < probability
             states = torch.where(accepted[:, None], proposal.state, states)
             log_reward = torch.where(accepted, proposal.log_reward, log_reward)
-            acceptance.append(float(probability.mean()))
+            acceptance.append(probability.mean().double())
         return states, log_reward, acceptance

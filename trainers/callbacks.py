@@ -144,17 +144,18 @@ class MetricsLogger(Callback):
     def _begin(self, trainer: "Trainer", losses: "TensorDict") -> None:
         """Ask for the numbers of a row."""
         search = trainer.local_search
-        row = {
+        row: dict[str, float | None] = {
             "iteration": trainer.iteration,
             "energy_calls": trainer.energy_calls,
             "gradient_calls": trainer.gradient_calls,
-            "search_acceptance": None if search is None or isnan(search.acceptance) else search.acceptance,
             "seconds": round(trainer.seconds, 3),
         }
         agent, target, seed = trainer.evaluated_agent, trainer.target, trainer.iteration
         numbers: dict[str, Tensor] = {name: losses[name] for name in self.COLUMNS if name.startswith("loss_")}
         numbers["log_z"] = self._log_z(trainer)
         numbers["skipped"] = trainer.optimisers.skipped
+        if search is not None:
+            numbers["search_acceptance"] = search.acceptance.to(trainer.device, non_blocking=True)
         numbers["search_share"] = trainer.replay.share_on_device(Origin.LOCAL_SEARCH)
         if target.has_log_prob and not target.is_conditional:
             with target.checks.deferring(trainer.look_every > 1):
@@ -177,6 +178,8 @@ class MetricsLogger(Callback):
                 trainer.look()  # what the density has to say is said first
                 raise
         row |= {name: float(value) for name, value in numbers.items()} | {"skipped": int(numbers["skipped"])}
+        if isnan(row.get("search_acceptance", 0.0)):
+            row["search_acceptance"] = None  # before the first search
         self.rows.append({name: row.get(name) for name in self.COLUMNS})
         if self.path is not None:
             with self.path.open("a", newline="", encoding="utf-8") as file:

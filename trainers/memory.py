@@ -196,13 +196,13 @@ class Memory:
         states, log_reward = self.local_search.run(before, log_reward, context)
         if self.anchors is not None and from_anchors:
             self.anchors = self.anchors.refreshed(index, states[from_replay:], log_reward[from_replay:])
-        moved = (states != before).any(dim=-1)
-        moved[from_replay:] = False
-        rows = moved.nonzero().squeeze(-1)  # looked up once: each tensor indexed by the mask would wait for the device
-        if len(rows):
-            own = None if context is None else context[rows]
-            paths = self.agent.destroy(states[rows], self.target, log_reward[rows], context=own)
+        if from_replay:
+            own = None if context is None else context[:from_replay]
+            paths = self.agent.destroy(states[:from_replay], self.target, log_reward[:from_replay], context=own)
             with torch.no_grad():
                 log_probs = self.agent.path_log_probs(paths)
             log_ratio = log_probs.log_ratio(inverse_temperature * paths["log_reward"])
+            # How many have moved only the device knows: the others take a place, and are never drawn from it.
+            moved = (states[:from_replay] != before[:from_replay]).any(dim=-1)
+            paths = paths.replace({"log_reward": torch.where(moved, paths["log_reward"], -torch.inf)})
             self.remember(paths, self.comparable(log_ratio, own), Origin.LOCAL_SEARCH)

@@ -39,7 +39,8 @@ class _Copies(TorchFunctionMode):
         kwargs = kwargs or {}
         given = function in MADE and kwargs.get("device") is not None
         upload = function is torch.Tensor.to and not kwargs.get("non_blocking") and self.waits.is_on_host(args[0])
-        if function in COPIES or function is torch.Tensor.new_tensor or given or upload:
+        copied = function in COPIES and not self.waits.is_on_host(args[0])
+        if copied or function is torch.Tensor.new_tensor or given or upload:
             self.waits.names.append(function.__name__)
         result = function(*args, **kwargs)
         if (function in MADE and not given) or (function is torch.arange and kwargs.get("device") is None):
@@ -126,7 +127,7 @@ def test_waits_are_counted(work, names):
 def test_what_lives_on_the_host_is_no_wait():
     other = X.clone()
     with Waits(on_host=[X]) as waits:
-        assert X[0].item() and (X > 0).any()
+        assert X[0].item() and (X > 0).any() and X.tolist()
         (X + other).sum().item()
     assert waits.names == ["_local_scalar_dense"]
 
@@ -250,6 +251,8 @@ OTHERS = {
     "no target networks, no average": {"target_rate": 0.0, "average_decay": 0.0},
     "one optimiser in double precision": {"single_optimiser": True, "dtype": "float64"},
     "tempered": {"exploration": {"inverse_temperature": 0.5}},
+    "Langevin search": {"local_search": {"kind": "mala", "every": 1, "states": 16, "anchors": 8, "moves": 2}},
+    "ebb-and-flow search": {"local_search": {"kind": "ebb_and_flow", "every": 1, "states": 16, "moves": 2}},
 }
 
 
