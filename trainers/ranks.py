@@ -204,15 +204,17 @@ class Ranks:
         return value if self.size == 1 else value.detach() + (value - value.detach()) / self.size
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replace every gradient by its sum over ranks; a parameter without one on all ranks stays without."""
+        """Replace every gradient by its sum over ranks; a parameter without one on all ranks stays without.
+
+        Which ones have none the hosts tell each other, so that none waits for its device.
+        """
         if self.size == 1:
             return
-        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        there = own[0].new_tensor([p.grad is not None for p in parameters])
-        flat = torch.cat([*(gradient.flatten() for gradient in own), there])
+        counts = self.totals(*(int(p.grad is not None) for p in parameters))
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
         distributed.all_reduce(flat)
-        *sums, counts = flat.split([p.numel() for p in parameters] + [len(own)])
-        for p, total, count in zip(parameters, sums, counts.tolist(), strict=True):
+        sums = flat.split([p.numel() for p in parameters])
+        for p, total, count in zip(parameters, sums, counts, strict=True):
             p.grad = total.view_as(p) if count else None
 
 

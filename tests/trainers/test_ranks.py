@@ -79,6 +79,10 @@ def test_an_update_is_skipped_by_all_ranks_or_by_none(found):
     assert [rank["skip"] for rank in found] == [{"skipped": 1, "moved": 0.0}] * SIZE
 
 
+def test_no_rank_waits_for_its_device(found):
+    assert [rank["waits"] for rank in found] == [[]] * SIZE
+
+
 def test_two_ranks_resume_bit_for_bit_and_one_rank_takes_over_what_they_remember(found):
     for rank in found:
         assert rank["resume"] == found[0]["resume"] | {"exact": rank["resume"]["exact"]}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from test_iteration_counts import Waits
 from torch import distributed
 
 from ebbflow.envs import Target, Tokens, get_target
@@ -152,6 +153,16 @@ def skip_together(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     return {"skipped": trainer.skipped, "moved": largest_difference(before, trainer.agent.state_dict())}
 
 
+def waits_of_an_iteration(config: TrainConfig, ranks: Ranks) -> list[str]:
+    """What the host would wait for a device for, were the tensors on one."""
+    trainer = Trainer(target_of("gmm25"), config, ranks=ranks)
+    trainer.look_every = 50
+    trainer.train(2)
+    with Waits([] if trainer.averaged is None else [trainer.averaged.n_averaged]) as waits:
+        trainer.step()
+    return waits.names
+
+
 class StopAt(Callback):
     """Asks for a stop after an iteration, on one rank alone."""
 
@@ -184,7 +195,9 @@ def train_and_resume(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     one = trainer()
     one.load_state_dict(saved)
     remembered = len(one.replay)
-    rows = torch.cat([shard["replay"]["state"] for shard in (saved, *saved["other_ranks"])])
+    shards = [shard["replay"] for shard in (saved, *saved["other_ranks"])]
+    rows, log_reward = (torch.cat([shard[name] for shard in shards]) for name in ("state", "log_reward"))
+    drawable = int(log_reward.isfinite().sum())  # what a local search has not moved holds a place
     anchored = len(one.anchors)
     calls = one.energy_calls
     one.train(until=stopped + 2)
@@ -192,6 +205,7 @@ def train_and_resume(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
     again.load_state_dict(one.state_dict())
     split = ranks.totals(len(again.replay), len(again.anchors))
     again.train(until=stopped + 4)
+    kept = one.replay.state_dict()["state"][: len(rows)]
     parameters = torch.cat([p.detach().flatten() for p in again.agent.parameters()])
     everywhere = ranks.gather_rows([parameters.unsqueeze(0)])[0]
     streams = ranks.gather_rows([torch.rand(1, 4)])[0]
@@ -199,8 +213,8 @@ def train_and_resume(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
         "stopped": stopped,
         "exact": largest_difference(*ends),
         "calls": [straight.energy_calls, second.energy_calls, calls, saved["counters"]["energy_calls"]],
-        "rows": [remembered, len(rows), split[0], len(one.replay)],
-        "same rows": len(torch.cat([rows, one.replay.state_dict()["state"][:remembered]]).unique(dim=0)) == len(rows),
+        "rows": [remembered, drawable, split[0], len(one.replay)],
+        "same rows": torch.equal(kept.unique(dim=0), rows.unique(dim=0)),
         "anchors": [anchored, split[1]],
         "other noise": bool((streams[0] != streams[1]).all()),
         "parameters apart": float((everywhere[0] - everywhere[1]).abs().max()),
@@ -240,6 +254,7 @@ def work(rank: int, folder: Path) -> None:
         for name, (target, changes) in given["cases"].items()
     }
     found["skip"] = skip_together(tiny, ranks)
+    found["waits"] = waits_of_an_iteration(tiny, ranks)
     found["resume"] = train_and_resume(config_of(settings, "gmm25", shuffled), ranks)
     found["uneven"] = uneven_rows(ranks)
     (folder / f"{rank}.json").write_text(json.dumps(found))
