@@ -170,7 +170,7 @@ class DenoisingAgent(Policies):
         _refuse(added=added != 0.0, drift=drift != 0.0, differentiable=differentiable)
         rows, conditions = self.contexts_of(n, context)
         agent = self if rows is None else self.given(rows)
-        start = self.reference.sample_destroyed(n).to(self.log_z.device)
+        start = self.reference.sample_destroyed(n).to(self.log_z.device, non_blocking=True)
         states = [start.to(self.log_z.dtype) if start.is_floating_point() else start]
         for k in range(self.steps):
             states.append(

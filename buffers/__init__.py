@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "anchors": ["Anchors"],
         "annealing": ["annealed_smc"],
         "conditional_annealing": ["annealed_smc_by_context"],
-        "context_groups": ["context_keys", "draw_companions"],
+        "context_groups": ["context_keys", "draw_companions", "numbered"],
         "langevin": ["Chains", "Tempered", "langevin_move"],
         "local_length": ["local_length"],
         "local_search": ["EbbAndFlowSearch", "LangevinSearch", "LocalSearch"],

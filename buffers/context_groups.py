@@ -6,9 +6,9 @@ meaning.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["context_keys", "draw_companions"]
+__all__ = ["context_keys", "draw_companions", "numbered"]
 
 
 def context_keys(context: Tensor) -> Tensor:
@@ -25,6 +25,20 @@ def context_keys(context: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (context.shape[-1],), generator=generator) * 2 + 1
     return (bits * factors.to(bits.device)).sum(-1)  # integers wrap around, so that the order of addition is no matter
+
+
+def numbered(keys: Tensor) -> Tensor:
+    """The place of each key among the different ones in order, `[n] -> [n]`: `unique(return_inverse=True)[1]`.
+
+    How many there are stays on the device; `unique` would wait to be told.
+
+    Example:
+        >>> numbered(torch.tensor([7, -2, 7, 9]))
+        tensor([1, 0, 1, 2])
+    """
+    ordered, order = keys.sort()
+    new = nn.functional.pad(ordered.diff() != 0, (1, 0))  # there is nothing before the first
+    return torch.empty_like(order).index_copy_(0, order, new.cumsum(0))
 
 
 def draw_companions(seeds: Tensor, keys: Tensor, probability: Tensor, n: int) -> Tensor:

@@ -5,10 +5,13 @@ what a failed check would have said, and reads the note when it looks, every so 
 
     check ─▶ raise at once                                        (by default)
     check ─▶ note: how many failed, and the first one ─▶ look     (inside `deferring`)
+
+What has no checks of its own, as a space of states, takes those that defer now: `check_rows`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -16,7 +19,7 @@ from torch import Tensor
 
 from .errors import InputError
 
-__all__ = ["DeferredChecks"]
+__all__ = ["DeferredChecks", "check_rows"]
 
 
 class _Note(NamedTuple):
@@ -54,9 +57,11 @@ class DeferredChecks:
             on: False leaves everything as it is.
         """
         before, self._deferring = self._deferring, self._deferring or on
+        token = _NOW.set(self if on else _NOW.get())
         try:
             yield
         finally:
+            _NOW.reset(token)
             self._deferring = before
 
     def check(self, bad: Tensor, rows: Sequence[Tensor], error: Callable[..., InputError]) -> None:
@@ -97,3 +102,26 @@ class DeferredChecks:
             failed = int(note.failed)
             if failed:
                 raise error(failed, note.total, *(value[0] for value in note.first))
+
+
+_NOW: ContextVar[DeferredChecks | None] = ContextVar("checks that defer now", default=None)
+
+
+def check_rows(bad: Tensor, rows: Sequence[Tensor], error: Callable[..., InputError]) -> None:
+    """`DeferredChecks.check` of the checks that defer now, in whose `look` a failed one raises; at once where none do.
+
+    Raises:
+        InputError: the error, unless checks are deferred.
+
+    Example:
+        >>> checks, x = DeferredChecks(), torch.tensor([1.0, -4.0])
+        >>> def negative(failed, total, first):
+        ...     return InputError(f"expected numbers >= 0, got {first.item():g}")
+        >>> with checks.deferring():
+        ...     check_rows(x < 0, [x], negative)
+        >>> check_rows(x < 0, [x], negative)
+        Traceback (most recent call last):
+        ebbflow.envs.errors.InputError: expected numbers >= 0, got -4
+    """
+    now = _NOW.get()
+    (DeferredChecks() if now is None else now).check(bad, rows, error)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .asinh import asinh
+from .deferred_checks import check_rows
 from .errors import InputError, whole_number
 
 __all__ = ["Compressed", "Continuous", "Tokens"]
@@ -169,6 +170,23 @@ class Compressed(Continuous):
 
 
 @dataclass(frozen=True)
+class _NoTokens:
+    """What is wrong with tokens that are not from 0 to `last`."""
+
+    name: str
+    last: int
+    mask: int
+
+    def among(self, state: Tensor) -> Tensor:
+        return (state < 0) | (state > self.last)
+
+    def __call__(self, failed: int, total: int, state: Tensor) -> InputError:
+        wrong = int(state[self.among(state)][0])
+        hint = " (the mask: expected samples without it)" if wrong == self.mask else ""
+        return InputError(f"{self.name}: expected tokens from 0 to {self.last}, got {wrong}{hint}")
+
+
+@dataclass(frozen=True)
 class Tokens:
     """Sequences of `length` tokens out of `vocabulary`, int64 `[..., length]`; an action is a position and a token.
 
@@ -255,9 +273,6 @@ class Tokens:
             raise InputError(
                 f"{name}: expected tokens [..., {self.length}] of int64, got {list(state.shape)} of {state.dtype}"
             )
-        last = self.vocabulary - 1 + masked
-        if state.numel() and (int(state.min()) < 0 or int(state.max()) > last):
-            wrong = int(state[(state < 0) | (state > last)][0])
-            hint = " (the mask: expected samples without it)" if wrong == self.mask else ""
-            raise InputError(f"{name}: expected tokens from 0 to {last}, got {wrong}{hint}")
+        wrong = _NoTokens(name, self.vocabulary - 1 + masked, self.mask)
+        check_rows(wrong.among(state).any(-1).flatten(), [state.reshape(-1, self.length)], wrong)
         return state

@@ -17,7 +17,7 @@ PACKAGES = ("envs", "agents", "buffers", "trainers")
 # What each package may import from its neighbours: a package ("envs"), or one module of it ("envs.spaces").
 ALLOWED = {
     "envs": (),
-    "agents": ("envs.spaces", "envs.asinh", "envs.errors", "envs.channels"),
+    "agents": ("envs.spaces", "envs.asinh", "envs.errors", "envs.deferred_checks", "envs.channels"),
     "buffers": ("envs", "agents"),
     "trainers": ("envs", "agents", "buffers"),
 }

@@ -5,14 +5,28 @@ rest is drawn anew from the target's law. New paths are spread evenly over all o
 log-ratios within a context sees generated beside destroyed paths.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..buffers.context_groups import context_keys
+from ..buffers.context_groups import context_keys, numbered
 from ..envs.errors import InputError
 from ..envs.target import Target
 
 __all__ = ["contexts_of_new_rows", "share_of_contexts"]
+
+
+@dataclass(frozen=True)
+class _NoContexts:
+    """What is wrong with contexts that a target has drawn."""
+
+    target: str
+    n: int
+
+    def __call__(self, *_: Any) -> InputError:
+        return InputError(f"target {self.target!r}: sample_context({self.n}) must be finite, of shape [{self.n}, c]")
 
 
 def share_of_contexts(contexts: int, rows: int, batch: int) -> int:
@@ -44,10 +58,15 @@ def contexts_of_new_rows(target: Target, n: int, fresh: int, remembered: Tensor 
         (torch.Size([6, 2]), 3, 2)
     """
     drawn = target.check_context(target.sample_context(fresh))
-    if drawn.shape[0] != fresh or not bool(drawn.isfinite().all()):
-        raise InputError(f"target {target.name!r}: sample_context({fresh}) must be finite, of shape [{fresh}, c]")
-    if remembered is not None:
-        group, index = context_keys(remembered).unique(return_inverse=True)
-        first = torch.zeros_like(group).index_copy(0, index, torch.arange(len(index), device=index.device))
-        drawn = torch.cat([remembered[first], drawn.to(remembered)])
-    return drawn[torch.arange(n, device=drawn.device) % len(drawn)]
+    wrong = _NoContexts(target.name, fresh)
+    if drawn.shape[0] != fresh:
+        raise wrong()
+    target.checks.check(~drawn.isfinite().all(dim=-1), [], wrong)
+    if remembered is None:
+        return drawn[torch.arange(n, device=drawn.device) % fresh]
+    group = numbered(context_keys(remembered))
+    known = group.max() + 1  # so many contexts are remembered; a number on the device
+    row = torch.zeros_like(group).index_copy(0, group, torch.arange(len(group), device=group.device))  # one of each
+    place = torch.arange(n, device=group.device) % (known + fresh)  # first the remembered ones, then the others
+    place = torch.where(place < known, row[place.clamp(max=len(row) - 1)], len(row) + place - known)
+    return torch.cat([remembered, drawn.to(remembered)])[place]

@@ -127,7 +127,7 @@ class DataBatches:
         else:
             x = self.target.sample(samples)
         x = self._repeated(x)
-        x = checked(self.target, x).to(self.agent.log_z.device)
+        x = checked(self.target, x).to(self.agent.log_z.device, non_blocking=True)
         x = x.to(self.agent.log_z) if x.is_floating_point() else x
         if isinstance(self.objective, RandomLevel):
             columns = {"state": x.unsqueeze(1)} | ({} if context is None else {"context": context})

@@ -18,15 +18,29 @@ asks for one is told so by an `InputError`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ...envs.deferred_checks import check_rows
 from ...envs.errors import InputError, whole_number
 from ...envs.spaces import Continuous, Tokens
 
 __all__ = ["Reference"]
+
+
+@dataclass(frozen=True)
+class _NoIndex:
+    """What is wrong with steps or levels that are not from 0 to `last`."""
+
+    name: str
+    last: int
+
+    def __call__(self, failed: int, total: int, k: Any) -> InputError:
+        got = k.item() if isinstance(k, Tensor) and k.numel() == 1 else k
+        return InputError(f"{self.name}: expected whole numbers from 0 to {self.last}, got {got!r}")
 
 
 class Reference(ABC):
@@ -172,10 +186,14 @@ class Reference(ABC):
 
     def _index(self, name: str, k: int | Tensor, last: int, like: Tensor) -> Tensor:
         """Steps or levels as int64 `[...]`, on the device of the states `like`."""
-        index = torch.as_tensor(k, device=like.device)
+        wrong = _NoIndex(name, last)
+        if type(k) is int:
+            if not 0 <= k <= last:
+                raise wrong(1, 1, k)
+            return torch.full((), k, device=like.device)  # to copy it there would wait for the device
+        index = k if isinstance(k, Tensor) else torch.as_tensor(k)
+        index = index.to(like.device, non_blocking=True)
         if index.dtype != torch.int64:
-            raise InputError(f"{name}: expected whole numbers from 0 to {last}, got {k!r}")
-        if index.numel() and (int(index.min()) < 0 or int(index.max()) > last):
-            wrong = int(index[(index < 0) | (index > last)].flatten()[0])
-            raise InputError(f"{name}: expected whole numbers from 0 to {last}, got {wrong}")
+            raise wrong(1, 1, k)
+        check_rows(((index < 0) | (index > last)).flatten(), [index.flatten()], wrong)
         return index

@@ -104,6 +104,11 @@ class LabelledDataset(Dataset):
         within = (torch.rand(n, device=wanted.device, dtype=torch.float64) * counts[wanted]).long()
         return self._within_levels(self.train_rows[by_class[first[wanted] + within]])
 
+    def sample_pairs(self, n: int) -> tuple[Tensor, Tensor]:
+        """`n` rows to learn from, uniformly and with replacement, `[n, *space.shape]`, and the context of each."""
+        drawn = torch.randint(len(self.train_rows), (n,), device=self.train_rows.device)
+        return self._within_levels(self.train_rows[drawn]), self.contexts[self.labels[drawn]]
+
     @property
     def held_out_contexts(self) -> Tensor:
         """The context of each row that is held out, `[m, classes]`."""

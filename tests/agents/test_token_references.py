@@ -17,6 +17,7 @@ from ebbflow.agents.references.tokens import (
 )
 from ebbflow.envs import Continuous, InputError, Tokens
 from ebbflow.envs.channels import Cypher, Identity, Shuffle
+from ebbflow.envs.deferred_checks import DeferredChecks
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -134,6 +135,14 @@ def test_steps_out_of_range(reference, k):
         reference.sample_level(SAMPLE.expand(2, -1), k)
     with pytest.raises(InputError, match=f"step: expected whole numbers from 0 to {last - 1}, got"):
         reference.sample_step(SAMPLE.expand(2, -1), k)
+
+
+def test_steps_are_checked_later_where_checks_are_deferred(reference):
+    checks = DeferredChecks()
+    with checks.deferring():
+        reference._step(torch.tensor([0, 99]), SAMPLE)
+    with pytest.raises(InputError, match=f"step: expected whole numbers from 0 to {reference.steps - 1}, got 99"):
+        checks.look()
 
 
 # Fully destroyed ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from ebbflow.buffers import Anchors, Replay, annealed_smc_by_context, context_keys, draw_companions
+from ebbflow.buffers import Anchors, Replay, annealed_smc_by_context, context_keys, draw_companions, numbered
 from ebbflow.envs import ConditionalMixture, InputError, get_target
 
 
@@ -29,6 +29,12 @@ def test_keys_tell_contexts_apart_and_do_not_depend_on_the_batch():
     assert len(keys.unique()) == len(context)
     assert all(int(context_keys(context[i : i + 1])) == int(keys[i]) for i in (0, 7, 2003, 4000))
     assert context_keys(context.double()).equal(keys)
+
+
+@pytest.mark.parametrize("keys", [[3], [5, 5, 5], [2**62, -(2**62), 0, 2**62, -1, 0]])
+def test_keys_are_numbered_in_order(keys):
+    keys = torch.tensor(keys)
+    assert numbered(keys).equal(keys.unique(return_inverse=True)[1])
 
 
 def test_rows_drawn_by_context_have_the_probability_they_had():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from ebbflow.envs import CallableTarget, InputError, get_target
+from ebbflow.envs import CallableTarget, InputError, Tokens, get_target
 from ebbflow.envs.deferred_checks import DeferredChecks
 
 VALUES = "target 'density': log_prob is nan for {} of {} states, first at x = [3.0, -1.5]; expected finite values"
@@ -85,6 +85,16 @@ def test_views_share_the_checks():
     views = [family.given(torch.zeros(2)), family.counted_apart()]
     assert all(view.checks is family.checks for view in views)
     assert copy.deepcopy(family).checks is not family.checks
+
+
+def test_a_space_takes_the_checks_that_defer_now():
+    space, wrong = Tokens(length=2, vocabulary=3), torch.tensor([[0, 1], [2, 3]])
+    checks = DeferredChecks()
+    with checks.deferring():
+        space.check("x", wrong)
+    for tells in (checks.look, lambda: space.check("x", wrong)):
+        with pytest.raises(InputError, match="x: expected tokens from 0 to 2, got 3"):
+            tells()
 
 
 def test_switched_off_inside_another_it_changes_nothing():

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ebbflow.agents.agent import Agent
 from ebbflow.agents.backbone import Backbone
 from ebbflow.envs import get_target
 from ebbflow.trainers.config import TrainConfig
@@ -51,10 +52,10 @@ class _Copies(TorchFunctionMode):
 class Waits(TorchDispatchMode):
     """Counts what would make the host wait for a device, were the tensors on one: `names` of the operations, in order.
 
-    `item`, `float`, `bool`, `tolist`, `numpy`, `cpu`, `nonzero`, `unique`, `equal`, and indices that are masks (one
-    `nonzero` for each tensor indexed); and copies to the device that are not said to be non-blocking. Tensors that live
-    on the host whatever the device are given as `on_host`; what is made without a device, or computed of such tensors
-    alone, lives there, too.
+    `item`, `float`, `bool`, `tolist`, `numpy`, `cpu`, `nonzero`, `unique`, `equal`, draws of `multinomial` one by one,
+    and indices that are masks (one `nonzero` for each tensor indexed); and copies to the device that are not said to be
+    non-blocking. Tensors that live on the host whatever the device are given as `on_host`; what is made without a
+    device, or computed of such tensors alone, lives there, too.
     """
 
     def __init__(self, on_host=()):
@@ -76,13 +77,14 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name.removeprefix("aten::")
+        checked = name == "multinomial" and (args[1] == 1 or not (args[2:3] or (False,))[0])  # inside of it
         masked = name.startswith(("index", "_index_put")) and any(
             isinstance(index, torch.Tensor) and index.dtype == torch.bool
             for index in (args[1] if isinstance(args[1], (list, tuple)) else ())
         )
         tensors = [argument for argument in tree_leaves(args) if isinstance(argument, torch.Tensor)]
         here = bool(tensors) and all(tensor.data_ptr() in self.on_host for tensor in tensors)
-        if masked or (name in READS and not here):
+        if masked or ((checked or name in READS) and not here):
             self.names.append(name)
         result = function(*args, **(kwargs or {}))
         if here and isinstance(result, torch.Tensor):
@@ -109,6 +111,8 @@ X = torch.tensor([1.0, 0.0, 2.0])
         (lambda: X[X > 0], ["index"]),
         (lambda: X.clone().index_put_((X > 0,), X[0]), ["index_put_"]),
         (lambda: X.masked_select(X > 0), ["masked_select"]),
+        (lambda: X.multinomial(1), ["multinomial"]),
+        (lambda: X.multinomial(2, replacement=True), []),
         (lambda: torch.where(X > 0, X, 0.0), []),
         (lambda: torch.tensor([1.0], device=X.device), ["tensor"]),
         (lambda: X.new_tensor([1.0]), ["new_tensor"]),
@@ -162,7 +166,10 @@ def work_of_an_iteration(config):
         calls[name] += number
 
     agent, optimisers = trainer.agent, trainer.optimisers.optimisers.values()
-    on_host = [] if trainer.averaged is None else [trainer.averaged.n_averaged]  # on a GPU as well
+    # On a GPU as well; tables of a reference of tokens or data are no buffers.
+    tables = vars(getattr(agent, "reference", object)).values()
+    on_host = [table for table in tables if isinstance(table, torch.Tensor)]
+    on_host += [] if trainer.averaged is None else [trainer.averaged.n_averaged]
     before = trainer.energy_calls, trainer.gradient_calls
     with ExitStack() as hooks:
 
@@ -174,8 +181,8 @@ def work_of_an_iteration(config):
                 if isinstance(module, Backbone):
                     hook(module.register_forward_hook(lambda _, __, hidden: count("rows", hidden[..., 0].numel())))
                     hook(module.register_forward_hook(lambda *_: count("backbone")))
-            hook(one.generation.register_forward_hook(lambda *_: count("generation")))
-            hook(one.destruction.register_forward_hook(lambda *_: count("destruction")))
+            for name in ("generation", "destruction") if isinstance(one, Agent) else ():
+                hook(getattr(one, name).register_forward_hook(lambda *_, name=name: count(name)))
         for optimiser in optimisers:
             hook(optimiser.register_step_post_hook(lambda *_: count("optimiser")))
         waits = hooks.enter_context(Waits(on_host))
@@ -265,10 +272,25 @@ def test_no_iteration_waits(name):
     assert waits == []
 
 
-@pytest.mark.parametrize("objectives", [{}, {"destruction_objective": "tlm"}])
-def test_no_iteration_on_data_waits(objectives):
-    values = {"target": "two-moons", "steps": 3, "batch_size": BATCH, "iterations": 20, "agent": {"width": 16}}
-    _, waits = work_of_an_iteration(TrainConfig.from_dict(values | objectives))
+DISCRETE_OR_DATA = {
+    "two moons": {"target": "two-moons", "steps": 3},
+    "two moons, TLM": {"target": "two-moons", "steps": 3, "destruction_objective": "tlm"},
+    "digits, noise": {"target": "digits", "agent": {"reference": "noise_preserving"}},
+    "digits with classes": {"target": "digits-labelled"},
+    "tokens, in order": {"target": "digits-binary", "agent": {"reference": "mask_last"}},
+    "tokens, any order": {"target": "digits-binary", "agent": {"reference": "mask_one_random"}},
+    "tokens, learned order": {"target": "digits-binary", "agent": {"reference": "mask_learned_order"}},
+    "tokens, shuffled": {"target": "digits-binary", "steps": 4, "agent": {"reference": "shuffle_every_token"}},
+    "a density of tokens": {"target": "potts"},
+    "contexts": {"target": "conditional-gmm", "steps": 3, "contexts_per_batch": 8, "anchors": {"count": 100}},
+}
+
+
+@pytest.mark.parametrize("name", DISCRETE_OR_DATA)
+def test_no_iteration_on_data_tokens_or_contexts_waits(name):
+    values = {"batch_size": BATCH, "iterations": 20, "threads": 1} | DISCRETE_OR_DATA[name]
+    values["agent"] = {"width": 16} | values.get("agent", {})
+    _, waits = work_of_an_iteration(TrainConfig.from_dict(values))
     assert waits == []
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...buffers.context_groups import context_keys
+from ...buffers.context_groups import context_keys, numbered
 
 __all__ = ["context_groups", "group_mean", "group_median", "group_sizes"]
 
@@ -22,7 +22,7 @@ def context_groups(trajectory: Any) -> Tensor | None:
         torch.Size([1])
     """
     context = trajectory.get("context", None)
-    return None if context is None else context_keys(context).unique(return_inverse=True)[1]
+    return None if context is None else numbered(context_keys(context))
 
 
 def group_mean(values: Tensor, weight: Tensor | None, group: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...agents.origin import Origin
+from ...buffers.context_groups import numbered
 from ..ranks import Ranks
 from .residual import Residual
 
@@ -94,7 +95,7 @@ class PathTerms:
             zip(columns, ranks.gather_rows(list(columns.values()), even=even), strict=True)
         )
         if self.group is not None:
-            everything["group"] = everything["group"].unique(return_inverse=True)[1]  # no more groups than rows
+            everything["group"] = numbered(everything["group"])  # no more groups than rows
         return replace(terms, **everything)
 
 

@@ -196,12 +196,16 @@ def draw_steps(
         >>> draw_steps([100], 4, None, torch.device("cpu"))[0].bincount()
         tensor([25, 25, 25, 25])
     """
-    uniform = torch.full((steps,), 1.0 / steps, dtype=torch.float64)
-    w = uniform if law is None else probabilities("level_law", law, dims=1)
-    if len(w) != steps or not bool((w > 0.0).all()):
-        raise InputError(f"level_law: expected {steps} probabilities > 0, got {w.tolist()}")
+    if law is None:
+        w = torch.full((steps,), 1.0 / steps, dtype=torch.float64)
+    else:
+        w = probabilities("level_law", law, dims=1)
+        if len(w) != steps or not bool((w > 0.0).all()):
+            raise InputError(f"level_law: expected {steps} probabilities > 0, got {w.tolist()}")
     n, draws = shape[0], torch.Size(shape[1:]).numel()
     part = torch.rand(draws, n).argsort(-1) + n * torch.arange(draws).unsqueeze(-1)  # [draws, n]
     quantile = (part + torch.rand(part.shape, dtype=torch.float64)) / part.numel()
     k = torch.searchsorted(w.cumsum(0), quantile, right=True).clamp_max(steps - 1).T.reshape(tuple(shape))
-    return k.to(device), (1.0 / w)[k].to(device, torch.get_default_dtype())
+    # Drawn by the host, which does not wait until it is there.
+    weight = (1.0 / w)[k].to(device, torch.get_default_dtype(), non_blocking=True)
+    return k.to(device, non_blocking=True), weight

@@ -96,7 +96,7 @@ class LinearTransform(ContinuousReference):
 
     def _send(self, matrices: Tensor, state: Tensor, k: Tensor) -> Tensor:
         """States through the matrix of their own `k`."""
-        table, centre = matrices.to(state), self.centre.to(state)
+        table, centre = matrices.to(state, non_blocking=True), self.centre.to(state, non_blocking=True)
         if k.ndim == 0:
             return centre + (state - centre) @ table[k].mT
         k = k.expand(state.shape[:-1])

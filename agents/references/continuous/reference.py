@@ -73,4 +73,4 @@ class ContinuousReference(Reference):
 
 def at(table: Tensor, k: Tensor, like: Tensor) -> Tensor:
     """Entries `k` `[...]` of a table `[T]`, as `[..., 1]` in the dtype and on the device of `like`."""
-    return table.to(like.device)[k].to(like.dtype).unsqueeze(-1)
+    return table.to(like.device, non_blocking=True).take(k).to(like.dtype).unsqueeze(-1)

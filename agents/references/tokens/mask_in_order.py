@@ -50,11 +50,11 @@ class MaskInOrder(Masking):
 
     def kept(self, sample: Tensor, k: int | Tensor) -> Tensor:
         """The first k positions of the order, bool `[..., length]`."""
-        return self._rank.to(sample.device) < self._level(k, sample).unsqueeze(-1)
+        return self._rank.to(sample.device, non_blocking=True) < self._level(k, sample).unsqueeze(-1)
 
     def sample_step(self, following: Tensor, k: int | Tensor) -> Tensor:
         """x_k, `[..., length]`: `following` with position order[k] masked."""
-        here = self._rank.to(following.device) == self._step(k, following).unsqueeze(-1)
+        here = self._rank.to(following.device, non_blocking=True) == self._step(k, following).unsqueeze(-1)
         return following.masked_fill(here, self.space.mask)
 
     def log_prob_step(self, state: Tensor, following: Tensor, k: int | Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class MaskInOrder(Masking):
 
     def position_log_prob(self, state: Tensor, k: int | Tensor) -> Tensor:
         """0 at position order[k], −inf elsewhere, `[..., length]`."""
-        here = self._rank.to(state.device) == self._step(k, state).unsqueeze(-1)
+        here = self._rank.to(state.device, non_blocking=True) == self._step(k, state).unsqueeze(-1)
         return possible(here).expand(state.shape)
 
 

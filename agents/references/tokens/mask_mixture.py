@@ -66,7 +66,7 @@ class MaskMixture(Masking):
 
     def kept(self, sample: Tensor, k: int | Tensor) -> Tensor:
         """What one of the references keeps, bool `[..., length]`."""
-        which = draw(self.shares.to(sample.device).expand(*sample.shape[:-1], -1))
+        which = draw(self.shares.to(sample.device, non_blocking=True).expand(*sample.shape[:-1], -1))
         return _of(which, [one.kept(sample, k).expand(sample.shape) for one in self.references])
 
     def sample_step(self, following: Tensor, k: int | Tensor) -> Tensor:
@@ -99,13 +99,13 @@ class MaskMixture(Masking):
     def _log_prob_levels(self, state: Tensor, sample: Tensor, k: Tensor) -> Tensor:
         """log π_j + log p_j(x_k | x_T), `[..., references]`."""
         levels = torch.stack([one.log_prob_level(state, sample, k) for one in self.references], -1)
-        return self.shares.log().to(levels) + levels
+        return self.shares.log().to(levels, non_blocking=True) + levels
 
     def _responsibility(self, state: Tensor, k: Tensor) -> Tensor:
         """log r_j(x_k), `[..., references]`; the shares where no reference leads to the state."""
         levels = self._log_prob_levels(state, state, k)  # which tokens are kept does not depend on what they are
         reached = (levels > -torch.inf).any(-1, keepdim=True)
-        return torch.where(reached, levels, self.shares.log().to(levels)).log_softmax(-1)
+        return torch.where(reached, levels, self.shares.log().to(levels, non_blocking=True)).log_softmax(-1)
 
 
 def _of(which: Tensor, candidates: Sequence[Tensor]) -> Tensor:

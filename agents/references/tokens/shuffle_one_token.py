@@ -84,12 +84,12 @@ class ShuffleOneToken(OnePosition):
         state, sample = torch.broadcast_tensors(state, sample)
         hits = (self.steps - self._level(k, sample)).expand(sample.shape[:-1])
         left = torch.nn.functional.one_hot(hits, self.steps + 1).double()  # law of the hits left to hand out
-        powers = self.channel.powers.to(sample.device)
+        powers = self.channel.powers.to(sample.device, non_blocking=True)
         counts = torch.arange(self.steps + 1, device=sample.device)
         used = (counts.unsqueeze(-1) - counts).clamp_min(0)  # [left before, left after]; shares are 0 below
         for i in range(self.space.length):
             sent = powers[:, sample[..., i], state[..., i]].movedim(0, -1)  # [..., T+1]: M^c of this position
-            shares = _hit_shares(self.space.length - i, self.steps).to(sample.device)
+            shares = _hit_shares(self.space.length - i, self.steps).to(sample.device, non_blocking=True)
             left = torch.einsum("...r,rs,...rs->...s", left, shares, sent[..., used])
         return left[..., 0].log().to(torch.get_default_dtype())
 

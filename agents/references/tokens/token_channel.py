@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ....envs.channels.finite import FiniteChannel
 from ....envs.errors import InputError
+from .one_position import draw
 
 __all__ = ["TokenChannel"]
 
@@ -73,12 +74,15 @@ class TokenChannel:
 
     def sample(self, token: Tensor, uses: Tensor) -> Tensor:
         """Tokens `[...]` sent so many times through the channel, int64 `[...]`."""
-        laws = self.powers.to(token.device)[uses, token]
-        return torch.multinomial(laws.reshape(-1, laws.shape[-1]), 1).reshape(laws.shape[:-1])
+        return draw(self._powers(token, uses, token))
 
     def log_prob(self, output: Tensor, token: Tensor, uses: Tensor) -> Tensor:
         """log M^uses[token, output], `[...]`, in torch's default dtype."""
-        return self.powers.to(token.device)[uses, token, output].log().to(torch.get_default_dtype())
+        return self._powers(token, uses, token, output).log().to(torch.get_default_dtype())
+
+    def _powers(self, like: Tensor, *index: Tensor) -> Tensor:
+        """Entries of the powers; each index as a tensor of all, for the host reads one that is a single number."""
+        return self.powers.to(like.device, non_blocking=True)[torch.broadcast_tensors(*index)]
 
     def sample_stationary(self, *shape: int) -> Tensor:
         """Draws of the stationary law, int64 of this shape."""
@@ -87,4 +91,4 @@ class TokenChannel:
 
     def log_prob_stationary(self, token: Tensor) -> Tensor:
         """log s[token], `[...]`, in torch's default dtype."""
-        return self.stationary.to(token.device)[token].log().to(torch.get_default_dtype())
+        return self.stationary.to(token.device, non_blocking=True)[token].log().to(torch.get_default_dtype())
