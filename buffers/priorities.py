@@ -212,23 +212,20 @@ class ImportanceWeightPriority(Priority):
         """Tempered weights `[N]`, the largest 1; arguments as `Priority`."""
         # Double precision: the ESS of near-equal weights is a ratio of near-equal sums.
         score = torch.where(known, -log_ratio.double(), -torch.inf)
-        score = torch.where(known, score - score.max(), 0.0)
-        mask = known.double()
-        goal = self.ess_fraction * mask.sum()
+        score = torch.where(known, score - score.max(), -torch.inf)
+        goal = self.ess_fraction * known.sum().double()
 
         def enough(tau: Tensor) -> Tensor:
-            weight = (tau * score).exp() * mask
-            return weight.sum().square() >= goal * weight.square().sum()
+            weight = (tau * score).exp()  # 0 for the others, as tau > 0
+            return weight.sum().square() >= goal * weight.dot(weight)
 
         # Keep the lower end, where the ESS is enough, unless the plain weights (tau = 1) are enough already.
-        low, high = torch.zeros_like(goal), torch.ones_like(goal)
-        plain = enough(high)
-        for _ in range(self.bisections):
-            middle = (low + high) / 2
-            fits = enough(middle)
-            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-        tau = torch.where(plain, 1.0, low)
-        return _fill_unknown((tau * score).exp(), known)
+        low = score.new_zeros(())
+        for bisection in range(self.bisections):
+            middle = low + 0.5 ** (bisection + 1)
+            low = torch.where(enough(middle), middle, low)
+        tau = torch.where(enough(torch.ones_like(low)), 1.0, low)
+        return _fill_unknown((tau * torch.where(known, score, 0.0)).exp(), known)
 
 
 PRIORITIES: dict[str, type[Priority]] = {
