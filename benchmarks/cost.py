@@ -114,7 +114,7 @@ def phases(trainer: Trainer) -> dict[str, float]:
         agent.destroy(rows["state"], target, rows["log_reward"], recording=recording.rows(half, size))
 
     def loss() -> None:
-        recording.begin(agent.backbone)  # for what is timed, of any parameters
+        recording.begin(agent)  # for what is timed, of any parameters
         losses = objective(batch, recording=recording)
         (losses["loss_generation"] + losses["loss_destruction"] + losses["loss_log_z"]).backward()
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebbflow.agents.features import StateFeatures, octaves
 
@@ -37,6 +38,27 @@ def test_blocks_are_all_frequencies_in_order(frequencies):
             half = blocks[lower]
             assert half.end <= begin and end - begin <= half.end - half.begin
             assert frequencies[begin:end] == tuple(2.0 * f for f in frequencies[half.begin : half.begin + end - begin])
+
+
+class Names(TorchDispatchMode):
+    """The operations that were asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function._schema.name.removeprefix("aten::"))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("device", "doubled"), [("cpu", 2 * 3), ("meta", 0)])
+def test_angles_are_doubled_where_operations_cost_less_than_sines(device, doubled):
+    features = StateFeatures(["fourier"], scale=1.0, frequencies=CHOICES["one chain"]).to(device)
+    with Names() as asked:
+        assert features(torch.ones(5, 3, device=device)).shape == (5, 3, 8)
+    assert asked.names.count("addcmul") == doubled
+    assert asked.names.count("sin") == asked.names.count("cos") == 1
 
 
 def test_rounding_is_that_of_single_precision():
