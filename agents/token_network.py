@@ -78,7 +78,7 @@ class TokenNetwork(nn.Module):
         With `outputs`, as many numbers for each position in place of the vocabulary. With a context space, contexts
         `[..., c]` are expected beside the states.
         """
-        step = k if isinstance(k, Tensor) else torch.full((), k, device=state.device)
+        step = k.to(state.device) if isinstance(k, Tensor) else torch.full((), k, device=state.device)
         # Summed as they are looked up: laid out, the vectors of all positions would be most of the memory and time.
         symbols = self.embed_symbols((state + self.offset).reshape(-1, self.space.length))  # [n, width]
         hidden = symbols.reshape(*state.shape[:-1], -1) + self.embed_step(step)  # [..., width]

@@ -24,7 +24,9 @@ def context_keys(context: Tensor) -> Tensor:
     bits = context.detach().float().contiguous().view(torch.int32).long()  # [n, c]
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (context.shape[-1],), generator=generator) * 2 + 1
-    return (bits * factors.to(bits.device)).sum(-1)  # integers wrap around, so that the order of addition is no matter
+    return (bits * factors.to(bits.device, non_blocking=True)).sum(
+        -1
+    )  # integers wrap around, so that the order of addition is no matter
 
 
 def numbered(keys: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def numbered(keys: Tensor) -> Tensor:
         tensor([1, 0, 1, 2])
     """
     ordered, order = keys.sort()
-    new = nn.functional.pad(ordered.diff() != 0, (1, 0))  # there is nothing before the first
+    new = nn.functional.pad(ordered.diff() != 0, (1, 0))[: len(keys)]  # there is nothing before the first
     return torch.empty_like(order).index_copy_(0, order, new.cumsum(0))
 
 

@@ -118,7 +118,7 @@ def langevin_move(
     x = chains.x
     n, d = x.shape
     space = Continuous(d) if space is None else space
-    median = math.exp(log_step) if isinstance(log_step, float) else log_step.exp()
+    median = log_step.exp() if isinstance(log_step, Tensor) else math.exp(log_step)
     step = median * (_STEP_JITTER * torch.randn(n, 1, dtype=x.dtype, device=x.device)).exp()
     limit = 2.0 * math.sqrt(d)
 

@@ -83,8 +83,8 @@ class LocalSearch(ABC):
         for key in self.state_dict():
             if key not in state:
                 raise InputError(f"{key}: missing from the saved local search")
-            value = state[key]
-            setattr(self, key, torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value)
+            value, on_device = state[key], isinstance(getattr(self, key), Tensor)
+            setattr(self, key, torch.tensor(value, dtype=torch.float64) if on_device else value)
 
 
 class LangevinSearch(LocalSearch):
@@ -124,7 +124,7 @@ class LangevinSearch(LocalSearch):
         density = Tempered(self.target, context=context)
         chains = Chains(states, *density.value_and_score(states))
         acceptance = []
-        self.log_step = self.log_step.to(states.device, non_blocking=True)
+        self.log_step = self.log_step.to(states.device, non_blocking=states.device.type != "cpu")
         for _ in range(self.moves):
             acceptance.append(langevin_move(density, chains, std, self.log_step).mean().double())
             self.log_step = self.log_step + (acceptance[-1] - self.target_acceptance)

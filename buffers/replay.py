@@ -279,7 +279,7 @@ class Replay:
             rows = rows[(~outside).nonzero().squeeze(-1)]
         return self._write(self._with_columns(rows, origin))
 
-    def write(self, batch: TensorDictBase, origin: Origin = Origin.REPLAY) -> Tensor:
+    def write(self, batch: TensorDictBase, origin: Origin = Origin.REPLAY, where: Tensor | None = None) -> Tensor:
         """Remember rows as `extend` does, without waiting for the device to say whether they are fine.
 
         Rows whose log reward is not finite, or whose state is not, hold places and are never drawn.
@@ -287,6 +287,8 @@ class Replay:
         Args:
             batch: as of `extend`.
             origin: as of `extend`.
+            where: which rows to remember, `[B]` bool; None for all. The places of the others stay as they are, and
+                those that nothing was in yet hold no row that can be drawn.
 
         Returns:
             Positions of the rows, `[<= B]`.
@@ -301,12 +303,12 @@ class Replay:
             >>> len(replay), replay.filled, replay.probabilities
             (1, 3, tensor([1., 0., 0.], dtype=torch.float64))
         """
-        return self._write(self._with_columns(self._rows(batch), origin))
+        return self._write(self._with_columns(self._rows(batch), origin), where)
 
     def _with_columns(self, rows: TensorDict, origin: Origin) -> TensorDict:
         return rows.update(columns_of_rows(rows["state"], rows["log_reward"], rows["log_ratio"], origin))
 
-    def _write(self, rows: TensorDict) -> Tensor:
+    def _write(self, rows: TensorDict, where: Tensor | None = None) -> Tensor:
         rows = rows[-self.capacity :]
         n, storage = len(rows), self._buffer.storage
         index = (torch.arange(n, device=self.device) + self.cursor) % self.capacity
@@ -314,6 +316,11 @@ class Replay:
             columns = {name: column.new_zeros(self.capacity, *column.shape[1:]) for name, column in rows.items()}
             self.move_to(TensorDict(columns, batch_size=[self.capacity], device=self.device))
         if n:
+            if where is not None:
+                where, there = where[-self.capacity :], self._buffer.storage._storage[index]
+                rows = rows.where(where, there.select(*rows.keys()))
+                nothing = ~where & (index >= self.filled)
+                rows["log_reward"] = torch.where(nothing, -torch.inf, rows["log_reward"])
             write_rows(self._buffer.storage._storage, index, rows)
             self.note_written(n)
         return index

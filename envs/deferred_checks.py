@@ -107,8 +107,11 @@ class DeferredChecks:
 _NOW: ContextVar[DeferredChecks | None] = ContextVar("checks that defer now", default=None)
 
 
-def check_rows(bad: Tensor, rows: Sequence[Tensor], error: Callable[..., InputError]) -> None:
+def check_rows(bad: Tensor, rows: Sequence[Tensor], error: Callable[..., InputError]) -> bool:
     """`DeferredChecks.check` of the checks that defer now, in whose `look` a failed one raises; at once where none do.
+
+    Returns:
+        Whether it is deferred: then what is bad must do no harm until it is told.
 
     Raises:
         InputError: the error, unless checks are deferred.
@@ -119,9 +122,11 @@ def check_rows(bad: Tensor, rows: Sequence[Tensor], error: Callable[..., InputEr
         ...     return InputError(f"expected numbers >= 0, got {first.item():g}")
         >>> with checks.deferring():
         ...     check_rows(x < 0, [x], negative)
+        True
         >>> check_rows(x < 0, [x], negative)
         Traceback (most recent call last):
         ebbflow.envs.errors.InputError: expected numbers >= 0, got -4
     """
     now = _NOW.get()
     (DeferredChecks() if now is None else now).check(bad, rows, error)
+    return now is not None

@@ -174,6 +174,7 @@ class _NoTokens:
     """What is wrong with tokens that are not from 0 to `last`."""
 
     name: str
+    length: int
     last: int
     mask: int
 
@@ -265,7 +266,8 @@ class Tokens:
         """Return `state` if it holds states, int64 `[..., length]`; with `masked`, mask symbols may be among them.
 
         Raises:
-            InputError: otherwise; it names the field, `name`.
+            InputError: otherwise; it names the field, `name`. Where checks are deferred (`envs/deferred_checks.py`),
+                numbers that are no tokens are told later, and the next ones that are tokens are returned.
         """
         if not isinstance(state, Tensor):
             raise InputError(f"{name}: expected a tensor of tokens [..., {self.length}], got {type(state).__name__}")
@@ -273,6 +275,6 @@ class Tokens:
             raise InputError(
                 f"{name}: expected tokens [..., {self.length}] of int64, got {list(state.shape)} of {state.dtype}"
             )
-        wrong = _NoTokens(name, self.vocabulary - 1 + masked, self.mask)
-        check_rows(wrong.among(state).any(-1).flatten(), [state.reshape(-1, self.length)], wrong)
-        return state
+        wrong = _NoTokens(name, self.length, self.vocabulary - 1 + masked, self.mask)
+        later = check_rows(wrong.among(state).any(-1).flatten(), [state.reshape(-1, self.length)], wrong)
+        return state.clamp(0, wrong.last) if later else state  # they are looked up

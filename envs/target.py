@@ -221,14 +221,14 @@ class Target(nn.Module):
         Raises:
             InputError: without a log density; on a wrong shape or dtype of `x`, on a context that is missing, not asked
                 for or of a wrong shape, when `log_prob` raises, or when it returns a wrong shape, NaN or +inf (the
-                last two, where checks are deferred, in `checks.look`).
+                last two, and numbers that are no tokens, where checks are deferred, in `checks.look`).
         """
         self.require_log_prob("a value")
         shape = self.space.shape
         if tuple(x.shape[x.ndim - len(shape) :]) != shape or x.ndim < len(shape):
             raise InputError(f"target {self.name!r}: expected states of shape [..., {shape[0]}], got {list(x.shape)}")
         if isinstance(self.space, Tokens):
-            self.space.check(f"target {self.name!r}: states", x)
+            x = self.space.check(f"target {self.name!r}: states", x)
         elif not x.is_floating_point():
             raise InputError(f"target {self.name!r}: expected floating point states, got {x.dtype}")
         batch = x.shape[: x.ndim - len(shape)]

@@ -49,7 +49,8 @@ def contexts_of_new_rows(target: Target, n: int, fresh: int, remembered: Tensor 
         remembered: contexts of the remembered rows of the same batch, `[m, c]`, if any.
 
     Raises:
-        InputError: when the target's contexts are not finite or of a wrong shape.
+        InputError: when the target's contexts are of a wrong shape or not finite (the last, where checks are deferred,
+            in `target.checks.look`).
 
     Example:
         >>> from ebbflow.envs import get_target

@@ -163,8 +163,8 @@ def checked(target: Target, x: torch.Tensor) -> torch.Tensor:
     """Samples of the target as its space has them.
 
     Raises:
-        InputError: for samples of another shape, tokens that are none, and numbers that are not finite (the last, where
-            checks are deferred, in `target.checks.look`).
+        InputError: for samples of another shape, tokens that are none, and numbers that are not finite (the last two,
+            where checks are deferred, in `target.checks.look`).
 
     Example:
         >>> from ebbflow.envs import get_target

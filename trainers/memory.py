@@ -164,15 +164,24 @@ class Memory:
         with torch.no_grad():
             return log_ratio + self.agent.log_z_given(context)
 
-    def remember(self, paths: TensorDict, log_ratio: torch.Tensor, origin: Origin = Origin.REPLAY) -> None:
-        """Keep trajectories, with the comparable log-ratios `[n]` as priorities; those outside are never drawn."""
+    def remember(
+        self,
+        paths: TensorDict,
+        log_ratio: torch.Tensor,
+        origin: Origin = Origin.REPLAY,
+        where: torch.Tensor | None = None,
+    ) -> None:
+        """Keep trajectories, with the comparable log-ratios `[n]` as priorities; those outside are never drawn.
+
+        Where some are not to be kept, `where` `[n]` says which are.
+        """
         inside = paths["log_reward"] > self.config.log_reward_floor
         log_reward = torch.where(inside, paths["log_reward"], -torch.inf)
         state = paths["state"] if self.config.replay.contents == "path" else paths["state"][:, -1]
         columns = {"state": state, "log_reward": log_reward, "log_ratio": log_ratio}
         if self.target.is_conditional:
             columns["context"] = paths["context"]
-        self.replay.write(TensorDict(columns, batch_size=paths.batch_size), origin)
+        self.replay.write(TensorDict(columns, batch_size=paths.batch_size), origin, where)
 
     def search(self, inverse_temperature: float) -> None:
         """Move remembered states, which makes new rows of those that moved, and anchors, which takes their place."""
@@ -202,7 +211,5 @@ class Memory:
             with torch.no_grad():
                 log_probs = self.agent.path_log_probs(paths)
             log_ratio = log_probs.log_ratio(inverse_temperature * paths["log_reward"])
-            # How many have moved only the device knows: the others take a place, and are never drawn from it.
-            moved = (states[:from_replay] != before[:from_replay]).any(dim=-1)
-            paths = paths.replace({"log_reward": torch.where(moved, paths["log_reward"], -torch.inf)})
-            self.remember(paths, self.comparable(log_ratio, own), Origin.LOCAL_SEARCH)
+            moved = (states[:from_replay] != before[:from_replay]).any(dim=-1)  # how many, only the device knows
+            self.remember(paths, self.comparable(log_ratio, own), Origin.LOCAL_SEARCH, moved)

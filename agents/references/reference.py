@@ -192,8 +192,8 @@ class Reference(ABC):
                 raise wrong(1, 1, k)
             return torch.full((), k, device=like.device)  # to copy it there would wait for the device
         index = k if isinstance(k, Tensor) else torch.as_tensor(k)
-        index = index.to(like.device, non_blocking=True)
+        index = index.to(like.device, non_blocking=like.device.type != "cpu")
         if index.dtype != torch.int64:
             raise wrong(1, 1, k)
-        check_rows(((index < 0) | (index > last)).flatten(), [index.flatten()], wrong)
-        return index
+        later = check_rows(((index < 0) | (index > last)).flatten(), [index.flatten()], wrong)
+        return index.clamp(0, last) if later else index  # they are looked up

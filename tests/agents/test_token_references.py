@@ -15,6 +15,7 @@ from ebbflow.agents.references.tokens import (
     TokenChannel,
     mask_last,
 )
+from ebbflow.agents.references.tokens.one_position import draw
 from ebbflow.envs import Continuous, InputError, Tokens
 from ebbflow.envs.channels import Cypher, Identity, Shuffle
 from ebbflow.envs.deferred_checks import DeferredChecks
@@ -140,9 +141,15 @@ def test_steps_out_of_range(reference, k):
 def test_steps_are_checked_later_where_checks_are_deferred(reference):
     checks = DeferredChecks()
     with checks.deferring():
-        reference._step(torch.tensor([0, 99]), SAMPLE)
+        assert reference._step(torch.tensor([0, 99]), SAMPLE).tolist() == [0, reference.steps - 1]  # meanwhile
     with pytest.raises(InputError, match=f"step: expected whole numbers from 0 to {reference.steps - 1}, got 99"):
         checks.look()
+
+
+@pytest.mark.parametrize("law", [[0.5, math.nan], [0.0, 0.0], [-1.0, 2.0], [1.0, math.inf]])
+def test_what_is_no_law_is_not_drawn_from(law):
+    with pytest.raises(InputError, match=r"probabilities: expected numbers >= 0 .* got 1 of 2 laws without"):
+        draw(torch.tensor([[0.5, 0.5], law]))
 
 
 # Fully destroyed ------------------------------------------------------------------------------------------------------

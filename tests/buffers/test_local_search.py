@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ebbflow.buffers import Anchors, EbbAndFlowSearch, LangevinSearch
+from ebbflow.buffers.langevin import Chains, Tempered, langevin_move
 from ebbflow.envs import Continuous, InputError, Target
 
 
@@ -98,6 +99,14 @@ def test_what_is_not_a_number_or_outside_is_not_accepted():
     states, log_reward = search.run(x, torch.zeros(4))
     assert states[:, 0].tolist() == log_reward.tolist() == [0.0, 0.0, 1.0, 1.0]
     assert search.acceptance == 0.5
+
+
+def test_a_step_may_be_a_whole_number():
+    chains = Chains(torch.zeros(3, 2), *Stretched().value_and_score(torch.zeros(3, 2)))
+    assert langevin_move(Tempered(Stretched()), chains, torch.ones(2), log_step=-1).shape == (3,)
+    search = LangevinSearch(Stretched(), 5)
+    search.load_state_dict({"acceptance": 1, "energy_calls": 0, "gradient_calls": 0, "log_step": 0})
+    assert search.run(torch.zeros(3, 2), torch.zeros(3))[0].isfinite().all()
 
 
 def test_states_all_alike_can_be_moved():

@@ -224,6 +224,21 @@ def test_underflowed_priorities_fall_back_to_uniform():
     assert held(replay) == [0, 1, 2, 3, 4, 5]
 
 
+def test_rows_that_are_not_wanted_leave_their_places_as_they_are():
+    replay = Replay(6)
+    wanted = torch.tensor([True, False, True, False])
+    replay.write(rows(4), where=wanted)
+    assert (replay.filled, len(replay), held(replay)) == (4, 2, [0, 2])
+    replay.write(rows(4, start=10), where=wanted)  # places 4, 5, 0 and 1
+    assert (replay.filled, len(replay), held(replay)) == (6, 3, [2, 10, 12])
+    for start in range(20, 50, 10):  # round and round: nothing that is drawn is lost to what is not wanted
+        replay.write(rows(6, start=start))
+        replay.write(rows(6, start=start + 6), where=torch.zeros(6) > 0)
+        assert held(replay) == list(range(start, start + 6))
+    replay.write(rows(9, start=60), where=torch.arange(9) == 8)  # more than there are places: the last ones
+    assert 68 in held(replay) and len(replay) == 6
+
+
 def test_rows_outside_the_support_are_not_remembered():
     replay = Replay(10)
     batch = rows(4)

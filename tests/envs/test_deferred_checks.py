@@ -91,7 +91,8 @@ def test_a_space_takes_the_checks_that_defer_now():
     space, wrong = Tokens(length=2, vocabulary=3), torch.tensor([[0, 1], [2, 3]])
     checks = DeferredChecks()
     with checks.deferring():
-        space.check("x", wrong)
+        assert space.check("x", wrong).tolist() == [[0, 1], [2, 2]]  # what is looked up by it meanwhile
+        Tokens(length=1, vocabulary=3).check("x", wrong[:, :1])
     for tells in (checks.look, lambda: space.check("x", wrong)):
         with pytest.raises(InputError, match="x: expected tokens from 0 to 2, got 3"):
             tells()

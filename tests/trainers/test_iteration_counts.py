@@ -29,6 +29,10 @@ READS = {  # operations whose result, or its shape, the host must know before it
 }
 COPIES = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu}  # which on a CPU are no operations
 MADE = {torch.tensor, torch.as_tensor}  # on the host, and then copied to a device where one is given
+FILLED = {  # where they are wanted: on the host, where nothing is said
+    *(torch.arange, torch.zeros, torch.ones, torch.full, torch.eye, torch.linspace),
+    *(torch.rand, torch.randn, torch.randint, torch.randperm),
+}
 
 
 class _Copies(TorchFunctionMode):
@@ -39,12 +43,15 @@ class _Copies(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         given = function in MADE and kwargs.get("device") is not None
-        upload = function is torch.Tensor.to and not kwargs.get("non_blocking") and self.waits.is_on_host(args[0])
+        where = (*args[1:], *(value for name, value in kwargs.items() if name in ("device", "other")))
+        moves = any(isinstance(one, (torch.device, str, torch.Tensor)) for one in where)
+        upload = function is torch.Tensor.to and moves and self.waits.is_on_host(args[0])
+        upload = upload and not kwargs.get("non_blocking")
         copied = function in COPIES and not self.waits.is_on_host(args[0])
         if copied or function is torch.Tensor.new_tensor or given or upload:
             self.waits.names.append(function.__name__)
         result = function(*args, **kwargs)
-        if (function in MADE and not given) or (function is torch.arange and kwargs.get("device") is None):
+        if (function in MADE and not given) or (function in FILLED and kwargs.get("device") is None):
             self.waits.on_host[result.data_ptr()] = result
         return result
 
@@ -117,6 +124,8 @@ X = torch.tensor([1.0, 0.0, 2.0])
         (lambda: torch.tensor([1.0], device=X.device), ["tensor"]),
         (lambda: X.new_tensor([1.0]), ["new_tensor"]),
         (lambda: torch.tensor([1.0]).to(X.device), ["to"]),
+        (lambda: torch.rand(1).to(X.device), ["to"]),
+        (lambda: torch.rand(1).to(torch.float64), []),
         (lambda: torch.tensor([1.0]).to(X.device, non_blocking=True), []),
     ],
 )

@@ -233,11 +233,28 @@ def test_searched_states_become_rows_and_anchors(kind, contents, tiny):
     moved = rows["log_reward"].isfinite()  # the others hold places
     assert moved.sum() == len(trainer.replay)
     torch.testing.assert_close(rows["log_reward"][moved], normal(state)[moved])
-    assert rows["known"].all() and rows["log_ratio"].isfinite().all()
+    assert rows["known"][moved].all() and rows["log_ratio"].isfinite().all()
     for before, after in itertools.pairwise(anchors):
         assert (before is after) or 1 <= (before.states != after.states).any(dim=1).sum() <= 5
     assert len({id(one) for one in anchors}) == 4
     torch.testing.assert_close(trainer.anchors.log_reward, normal(trainer.anchors.states))
+
+
+def test_states_that_have_not_moved_are_no_new_rows(tiny, monkeypatch):
+    search = {"kind": "mala", "every": 1, "states": 10, "moves": 3}
+    trainer = make(tiny(local_search=search, anchors={"share": 0.0}), CallableTarget(normal, 2))
+    moves = torch.arange(10) % 3 == 0  # 4 of 10
+
+    def move(states, log_reward, context):
+        states = torch.where(moves[:, None], states + 100.0, states)
+        return states, torch.where(moves, normal(states), log_reward), [torch.tensor(0.4)]
+
+    monkeypatch.setattr(trainer.local_search, "_move", move)
+    trainer.train(until=1)
+    rows = trainer.replay.state_dict()
+    found = rows["log_reward"].isfinite() & (rows["origin"] == Origin.LOCAL_SEARCH)
+    assert found.sum() == 4 and (rows["state"][found] > 50.0).all()
+    assert (len(trainer.replay), trainer.replay.filled) == (16 + 4, 16 + 10)
 
 
 @pytest.mark.parametrize(("kind", "calls"), [("mala", (60, 60)), ("ebb_and_flow", (45, 0))])
@@ -261,10 +278,11 @@ def test_local_search_tempers_priorities_as_the_loss_does(tiny):
     trainer.agent.destroy = lambda *args, **kwargs: seen.append(destroy(*args, **kwargs)) or seen[-1]
     trainer.train(until=1)
     rows = trainer.replay.state_dict()
-    found = rows["log_ratio"][rows["origin"] == Origin.LOCAL_SEARCH]
+    moved = rows["origin"][-10:] == Origin.LOCAL_SEARCH
+    assert moved.sum() > 5
     with torch.no_grad():
         expected = trainer.agent.path_log_probs(seen[-1]).log_ratio(0.01 * seen[-1]["log_reward"])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(rows["log_ratio"][-10:][moved], expected[moved])
 
 
 def test_the_anchors_that_were_given_stay_as_they_are(tiny):

@@ -11,6 +11,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from ....envs.deferred_checks import check_rows
+from ....envs.errors import InputError
 from .reference import TokenReference
 
 __all__ = ["OnePosition", "log_sum_over_positions"]
@@ -44,13 +46,28 @@ class OnePosition(TokenReference):
 def draw(probabilities: Tensor) -> Tensor:
     """One index for each law, `[..., n] -> [...]`: that of the first of exponential clocks, at these rates, to ring.
 
-    So does `torch.multinomial`, which waits for the device to say whether these are probabilities.
+    So does `torch.multinomial`, which waits for the device to say whether these are probabilities. They need not sum to
+    one.
+
+    Raises:
+        InputError: for a law with a number that is not finite or negative, or with nothing but zeros; later, where
+            checks are deferred.
 
     Example:
         >>> draw(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
         tensor([1, 0])
     """
+    total = probabilities.sum(-1)
+    bad = ~((total > 0.0) & (total < torch.inf)) | (probabilities < 0.0).any(-1)
+    check_rows(bad.flatten(), [total.flatten()], _no_law)
     return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(-1)
+
+
+def _no_law(failed: int, total: int, found: Tensor) -> InputError:
+    return InputError(
+        f"probabilities: expected numbers >= 0 with a finite sum > 0, got {failed} of {total} laws without, the first "
+        f"with a sum of {found.item():g}"
+    )
 
 
 def of_tokens(guess: Tensor, tokens: Tensor) -> Tensor:
