@@ -303,7 +303,11 @@ class Replay:
             >>> len(replay), replay.filled, replay.probabilities
             (1, 3, tensor([1., 0., 0.], dtype=torch.float64))
         """
-        return self._write(self._with_columns(self._rows(batch), origin), where)
+        rows = self._rows(batch)
+        if where is not None and (where.dtype != torch.bool or where.shape != rows.batch_size):
+            expected = f"bool {list(rows.batch_size)}, one for each row"
+            raise InputError(f"where: expected {expected}, got {list(where.shape)} of {where.dtype}")
+        return self._write(self._with_columns(rows, origin), where)
 
     def _with_columns(self, rows: TensorDict, origin: Origin) -> TensorDict:
         return rows.update(columns_of_rows(rows["state"], rows["log_reward"], rows["log_ratio"], origin))

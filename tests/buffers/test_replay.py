@@ -237,6 +237,9 @@ def test_rows_that_are_not_wanted_leave_their_places_as_they_are():
         assert held(replay) == list(range(start, start + 6))
     replay.write(rows(9, start=60), where=torch.arange(9) == 8)  # more than there are places: the last ones
     assert 68 in held(replay) and len(replay) == 6
+    for where in (torch.ones(3) > 0, torch.ones(4)):
+        with pytest.raises(InputError, match=r"where: expected bool \[4\], one for each row, got \[[34]\] of torch"):
+            replay.write(rows(4), where=where)
 
 
 def test_rows_outside_the_support_are_not_remembered():
