@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "annealing": ["annealed_smc"],
         "conditional_annealing": ["annealed_smc_by_context"],
         "context_groups": ["context_keys", "draw_companions", "numbered"],
-        "langevin": ["Chains", "Tempered", "langevin_move"],
+        "langevin": ["Chains", "Tempered", "adapted_move", "langevin_move"],
         "local_length": ["local_length"],
         "local_search": ["EbbAndFlowSearch", "LangevinSearch", "LocalSearch"],
         "many_anchors": ["ManyAnchors"],

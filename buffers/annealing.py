@@ -37,7 +37,7 @@ from ..envs.errors import InputError, whole_number
 from ..envs.spaces import Compressed, Continuous
 from ..envs.target import Target
 from .anchors import Anchors
-from .langevin import Chains, Tempered, langevin_move
+from .langevin import Chains, Tempered, adapted_move
 
 __all__ = ["annealed_smc"]
 
@@ -257,8 +257,8 @@ def annealed_smc(
             accepted = []
             for move in range(count):
                 i = move % len(spaces)
-                accepted.append(langevin_move(path, population, stds[i], log_steps[i], spaces[i]).mean().double())
-                log_steps[i] = log_steps[i] + (accepted[-1] - target_acceptance)
+                one, log_steps[i] = adapted_move(path, population, stds[i], log_steps[i], target_acceptance, spaces[i])
+                accepted.append(one)
             return torch.stack(accepted).mean()
 
         while path.beta < 1.0:

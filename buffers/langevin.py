@@ -22,7 +22,7 @@ from torch import Tensor
 from ..envs.spaces import Continuous
 from ..envs.target import Target
 
-__all__ = ["Chains", "Tempered", "langevin_move"]
+__all__ = ["Chains", "Tempered", "adapted_move", "langevin_move"]
 
 _STEP_JITTER = 0.5  # standard deviation of log step size over chains
 
@@ -136,3 +136,28 @@ def langevin_move(
     correction = log_density(x, mean(y, score)) - log_density(y, forward)
     correction = correction + space.log_volume(y) - space.log_volume(x)
     return density.accept(chains, y, energy, score, correction)
+
+
+def adapted_move(
+    density: Tempered,
+    chains: Chains,
+    std: Tensor,
+    log_step: Tensor,
+    target_acceptance: float,
+    space: Continuous | None = None,
+) -> tuple[Tensor, Tensor]:
+    """A `langevin_move`, its mean acceptance, and the log step of the next one, which follows it (Robbins–Monro).
+
+    Both are numbers `[]` in double precision on the chains' device, which is not waited for.
+
+    Example:
+        >>> from ebbflow.envs import get_target
+        >>> target = get_target("gmm25")
+        >>> x = target.sample(10)
+        >>> chains = Chains(x, *target.value_and_score(x))
+        >>> acceptance, log_step = adapted_move(Tempered(target), chains, torch.ones(2), torch.zeros(()), 0.574)
+        >>> bool(log_step == acceptance - 0.574)
+        True
+    """
+    acceptance = langevin_move(density, chains, std, log_step, space).mean().double()
+    return acceptance, log_step + (acceptance - target_acceptance)

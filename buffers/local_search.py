@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..envs.errors import InputError, whole_number
 from ..envs.target import Target
-from .langevin import Chains, Tempered, langevin_move
+from .langevin import Chains, Tempered, adapted_move
 
 __all__ = ["EbbAndFlowSearch", "LangevinSearch", "LocalSearch"]
 
@@ -126,8 +126,8 @@ class LangevinSearch(LocalSearch):
         acceptance = []
         self.log_step = self.log_step.to(states.device, non_blocking=states.device.type != "cpu")
         for _ in range(self.moves):
-            acceptance.append(langevin_move(density, chains, std, self.log_step).mean().double())
-            self.log_step = self.log_step + (acceptance[-1] - self.target_acceptance)
+            accepted, self.log_step = adapted_move(density, chains, std, self.log_step, self.target_acceptance)
+            acceptance.append(accepted)
         return chains.x, chains.energy, acceptance
 
     def state_dict(self) -> dict[str, float | int]:
