@@ -24,9 +24,8 @@ def context_keys(context: Tensor) -> Tensor:
     bits = context.detach().float().contiguous().view(torch.int32).long()  # [n, c]
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (context.shape[-1],), generator=generator) * 2 + 1
-    return (bits * factors.to(bits.device, non_blocking=True)).sum(
-        -1
-    )  # integers wrap around, so that the order of addition is no matter
+    factors = factors.to(bits.device, non_blocking=True)
+    return (bits * factors).sum(-1)  # integers wrap around, so that the order of addition is no matter
 
 
 def numbered(keys: Tensor) -> Tensor:

@@ -114,8 +114,11 @@ class Dataset(Target):
 
     def sample(self, n: int) -> Tensor:
         """`n` rows to learn from, uniformly and with replacement, `[n, *space.shape]`."""
-        drawn = torch.randint(len(self.train_rows), (n,), device=self.train_rows.device)
-        return self._within_levels(self.train_rows[drawn])
+        return self._within_levels(self.train_rows[self._drawn(n)])
+
+    def _drawn(self, n: int) -> Tensor:
+        """Positions `[n]` of rows to learn from, uniformly and with replacement."""
+        return torch.randint(len(self.train_rows), (n,), device=self.train_rows.device)
 
     def _keep(self, index: Tensor) -> None:
         """Keep only these rows to learn from."""

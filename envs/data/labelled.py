@@ -81,8 +81,7 @@ class LabelledDataset(Dataset):
 
     def sample_context(self, n: int) -> Tensor:
         """Contexts of `n` rows to learn from, drawn uniformly: classes come as often as they do in the data."""
-        rows = torch.randint(len(self.labels), (n,), device=self.labels.device)
-        return self.contexts[self.labels[rows]]
+        return self.contexts[self.labels[self._drawn(n)]]
 
     def sample(self, n: int, context: Tensor | None = None) -> Tensor:
         """For each of the contexts `[n, classes]` a row of its class to learn from; without them rows of any class.
@@ -106,7 +105,7 @@ class LabelledDataset(Dataset):
 
     def sample_pairs(self, n: int) -> tuple[Tensor, Tensor]:
         """`n` rows to learn from, uniformly and with replacement, `[n, *space.shape]`, and the context of each."""
-        drawn = torch.randint(len(self.train_rows), (n,), device=self.train_rows.device)
+        drawn = self._drawn(n)
         return self._within_levels(self.train_rows[drawn]), self.contexts[self.labels[drawn]]
 
     @property
